@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.installed
+
+# DVC starts stages with the `python` it finds first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all small full plots clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 13
+
+setup: $(READY) ## make .venv with the exact versions of requirements.lock (PYTHON=... chooses the interpreter)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: Python 3.10 or newer is needed, which $(PYTHON) is not; name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network
+	@test -e .git || dvc config --local core.no_scm true
+	dvc repro
+	@echo "The pictures: metrics/demo/*/*.png"
+
+test: setup ## lint, types and the fast tests
+	ruff check .
+	mypy
+	python -m pytest
+
+test-all: setup ## lint, types and all tests, the slow ones too
+	ruff check .
+	mypy
+	python -m pytest -m "slow or not slow"
+
+small: setup ## real data at a size for two CPU cores: about an hour a recipe (see small/params.yaml)
+	cd small && dvc repro
+
+full: setup ## the published settings: days, on a GPU (see full/params.yaml)
+	sed -i.bak '/^\/full$$/d' .dvcignore && rm .dvcignore.bak
+	cd full && dvc repro
+
+plots: setup ## write all curves and pictures into one page
+	dvc plots show
+
+clean: ## remove caches and the page of plots; keeps data, models, results and training states
+	rm -rf dvc_plots small/dvc_plots full/dvc_plots .mypy_cache .pytest_cache .ruff_cache
+	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Denoising diffusion models from scratch: schedule, network, training, samplers."""

@@ -1,0 +1,221 @@
+"""Readers of CIFAR-10 and CelebA in their publishers' layouts: archive or unpacked folder, nothing written to disk.
+
+Nothing is unpickled and no member is extracted, so a hostile archive has nowhere to write; one whose member paths
+leave their folder is refused all the same, because whoever made it meant harm or made a mistake.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ddpm.progress import progress_bar
+
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+CIFAR10_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))  # test_batch.bin is not used
+CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
+CELEBA_FOLDER = "img_align_celeba"
+CELEBA_SIZE = (178, 218)  # width, height in pixels
+CELEBA_MAX_BYTES = 1 << 20  # of one JPEG file; the largest official one has about 40 kB
+
+
+class ArchiveError(ValueError):
+    """An archive, a member or an image is not what its publisher's layout says; the message names both."""
+
+
+def read_cifar10(path: Path) -> np.ndarray:
+    """The training images of CIFAR-10, uint8 (N, 32, 32, 3), in the order of batches 1 to 5.
+
+    `path` is cifar-10-binary.tar.gz or a folder of its data_batch_K.bin files (or the folder above). A batch may hold
+    any number of records. Layout: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+    Raises ArchiveError if a batch is missing, repeated or cut, or a member's path leaves the archive's folder.
+    """
+    batches = _cifar10_from_folder(path) if path.is_dir() else _cifar10_from_tar(path)
+    if missing := [name for name in CIFAR10_BATCHES if name not in batches]:
+        raise ArchiveError(f"{path}: {missing[0]} is missing; needed: {', '.join(CIFAR10_BATCHES)}")
+    images = np.concatenate([_cifar10_records(path, name, batches.pop(name)) for name in CIFAR10_BATCHES])
+    if len(images) == 0:
+        raise ArchiveError(f"{path}: all batches are empty")
+    return images
+
+
+def cifar10_files(folder: Path) -> list[Path]:
+    """The training batches of an unpacked CIFAR-10 that lie in `folder` or its cifar-10-batches-bin, in order."""
+    inner = folder / CIFAR10_FOLDER
+    place = inner if inner.is_dir() else folder
+    return [place / name for name in CIFAR10_BATCHES if (place / name).is_file()]
+
+
+def _cifar10_from_folder(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in cifar10_files(folder)}
+
+
+def _cifar10_from_tar(path: Path) -> dict[str, bytes]:
+    batches: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                _check_name(path, member.name)
+                if not (member.isfile() or member.isdir()):
+                    raise ArchiveError(f"{path}: {member.name} is a link or a device; accepted: files and folders")
+                name = PurePosixPath(member.name).name
+                if name not in CIFAR10_BATCHES:
+                    continue
+                if name in batches:
+                    raise ArchiveError(f"{path}: {member.name} is there twice")
+                stream = tar.extractfile(member)
+                assert stream is not None  # a regular file
+                batches[name] = stream.read()
+                if len(batches[name]) != member.size:
+                    raise ArchiveError(f"{path}: {member.name} is cut short")
+        _read_to_end(path)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the archive's
+            raise
+        raise ArchiveError(f"{path}: not a whole .tar.gz archive ({error}); fetch or make it again") from error
+    return batches
+
+
+def _read_to_end(path: Path) -> None:
+    """Raise EOFError if the gzip stream of `path` is cut: tarfile does not notice that after its last member."""
+    decoder = zlib.decompressobj(wbits=31)
+    with path.open("rb") as stream:
+        while not decoder.eof:
+            if not (chunk := stream.read(1 << 20)):
+                raise EOFError("the compressed stream is cut short")
+            decoder.decompress(chunk)
+
+
+def _cifar10_records(path: Path, name: str, content: bytes) -> np.ndarray:
+    """The images of one batch, uint8 (n, 32, 32, 3)."""
+    if len(content) % CIFAR10_RECORD:
+        raise ArchiveError(f"{path}: {name} has {len(content)} bytes, not a multiple of the record's {CIFAR10_RECORD}")
+    records: np.ndarray = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
+    if len(records) and (label := int(records[:, 0].max())) > 9:
+        raise ArchiveError(f"{path}: {name} has a label {label}, not one of 0 to 9: its records are shifted or foreign")
+    return np.moveaxis(records[:, 1:].reshape(-1, 3, 32, 32), 1, 3)
+
+
+class CelebaImages:
+    """The aligned images of CelebA in name order: `len(images)`, `images.names`, `images[i]`.
+
+    `path` is img_align_celeba.zip, or an unpacked folder of its .jpg files (or the folder above). Opening it checks
+    every member's path; `check` also looks at every file. An open archive belongs to the process that opened it:
+    give others the path. Layout: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, "Align&Cropped Images".
+    Raises ArchiveError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        if path.is_dir():
+            self._folder, self.names = _celeba_folder(path)
+        else:
+            try:
+                self._zip = zipfile.ZipFile(path)
+            except (zipfile.BadZipFile, struct.error) as error:
+                raise ArchiveError(f"{path}: not a whole .zip archive ({error}); fetch or make it again") from error
+            self.names = _celeba_members(path, self._zip)
+        if not self.names:
+            raise ArchiveError(
+                f"{path}: holds no .jpg image; accepted: members {CELEBA_FOLDER}/NNNNNN.jpg, or a folder of such files"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Image `index`, decoded, RGB, 178x218."""
+        image = self._open(index)
+        try:
+            return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ArchiveError(f"{self.path}: {self.names[index]} cannot be decoded ({error})") from error
+
+    def check(self) -> None:
+        """Read every file, its checksum and its image's size, decoding none; raise ArchiveError at the first fault."""
+        with progress_bar(total=len(self), desc=f"check {self.path.name}", unit=" images") as bar:
+            for index in range(len(self)):
+                self._open(index)
+                bar.update()
+
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`; those of an archive are compared with their CRC."""
+        if self._zip is None:
+            return (self._folder / self.names[index]).read_bytes()
+        try:
+            return self._zip.read(f"{CELEBA_FOLDER}/{self.names[index]}")
+        except (zipfile.BadZipFile, EOFError, zlib.error, struct.error, NotImplementedError) as error:
+            raise ArchiveError(f"{self.path}: {self.names[index]} cannot be read ({error})") from error
+
+    def files(self) -> list[Path]:
+        """The files of an unpacked folder, in name order."""
+        return [self._folder / name for name in self.names]
+
+    def _open(self, index: int) -> Image.Image:
+        try:
+            image = Image.open(io.BytesIO(self.read(index)), formats=["JPEG"])
+        except (UnidentifiedImageError, SyntaxError) as error:
+            raise ArchiveError(f"{self.path}: {self.names[index]} is not a JPEG image") from error
+        if image.size != CELEBA_SIZE:
+            raise ArchiveError(
+                f"{self.path}: {self.names[index]} has {image.width}x{image.height} pixels, "
+                f"not the {CELEBA_SIZE[0]}x{CELEBA_SIZE[1]} of the aligned images"
+            )
+        return image
+
+
+def _celeba_folder(path: Path) -> tuple[Path, list[str]]:
+    inner = path / CELEBA_FOLDER
+    folder = inner if inner.is_dir() else path
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".jpg"):
+                continue
+            if entry.is_symlink() and Path(entry.path).resolve().parent != folder.resolve():
+                raise ArchiveError(f"{folder}: {entry.name} is a link that leaves the folder")
+            if entry.is_file():
+                names.append(entry.name)
+    return folder, sorted(names)
+
+
+def _celeba_members(path: Path, archive: zipfile.ZipFile) -> list[str]:
+    names: set[str] = set()
+    for member in archive.infolist():
+        _check_name(path, member.filename)
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ArchiveError(f"{path}: {member.filename} is a link or a device; accepted: files and folders")
+        folder, _, name = member.filename.rpartition("/")
+        if folder != CELEBA_FOLDER or not name.endswith(".jpg"):
+            continue
+        if name in names:
+            raise ArchiveError(f"{path}: {member.filename} is there twice")
+        if member.flag_bits & 1:
+            raise ArchiveError(f"{path}: {member.filename} is encrypted")
+        if member.file_size > CELEBA_MAX_BYTES:
+            raise ArchiveError(f"{path}: {member.filename} unpacks to {member.file_size} bytes, more than any image of CelebA")
+        names.add(name)
+    return sorted(names)
+
+
+def _check_name(path: Path, member: str) -> None:
+    parts = re.split(r"[/\\]", member)
+    if member.startswith(("/", "\\")) or ".." in parts or re.match(r"^[A-Za-z]:", member) or "\0" in member:
+        raise ArchiveError(f"{path}: the path of member {member!r} leaves the archive's folder")
+
+
+def celeba_images(path: Path) -> CelebaImages:
+    """Open the aligned images of CelebA at `path`, an archive or a folder. Raises ArchiveError."""
+    return CelebaImages(path)

@@ -1,0 +1,46 @@
+"""The device, and honest measurements of seconds."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N) means here. Raises ValueError if there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device = {name!r}: this machine has {count} CUDA devices; accepted: auto, cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader needs to know of the machine: the GPU's name, or the processor's with the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [platform.processor() or platform.machine()]
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [line.partition(":")[2].strip() for line in lines] or names
+    return f"{names[0]}, {torch.get_num_threads()} threads"
+
+
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of `work()`, waiting for the GPU before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
