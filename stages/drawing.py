@@ -88,11 +88,10 @@ class Checkpoint:
         with progress_bar(total=count * sampler.num_steps, desc=sampler.label, unit="image step", unit_scale=True) as bar:
             for start in range(0, count, batch_size):
                 indices = range(start, min(count, start + batch_size))
-                last = None
-                for last in self.states(sampler, seed, indices):
+                for state in self.states(sampler, seed, indices):
+                    x_t = state.x_t
                     bar.update(len(indices))
-                assert last is not None  # a grid has at least one step
-                images.append(to_uint8(last.x_t))
+                images.append(to_uint8(x_t))
         return np.concatenate(images)
 
 

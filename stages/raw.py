@@ -17,7 +17,7 @@ from ddpm.fetch import FetchError, checksums, fetch, locked, sha256_of
 from ddpm.parallel import WorkerKilledError
 from ddpm.preprocess import PackError, pack
 from stages.common import DATA_HOME, WORK, Fault, Paths, runtime, stage
-from stages.packed import array_path, read_facts, shown, training_images  # noqa: F401
+from stages.packed import array_path, read_facts, shown
 
 
 @contextmanager

@@ -33,13 +33,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--method", choices=["ddim", "ddpm"], default="ddim", help="default: ddim")
     parser.add_argument("--steps", type=positive, help="network calls (default: 100 for ddim, all T for ddpm)")
     parser.add_argument("--per-row", type=positive, help="images a row and rows (default: 8 up to 32 pixels, else 4)")
-    parser.add_argument("--seed", type=int, default=0, help="0 or more: the same seed draws the same images (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (default: 0)")
     parser.add_argument("--weights", choices=["ema", "raw"], default="ema", help="default: ema")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--out", type=Path, help="a .png (default: samples/<scale>-<recipe>-<method>.png)")
     args = parser.parse_args()
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed}: accepted: 0 or more")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed {args.seed}: accepted: 0 to 2**32 - 1")
     if args.out is not None and args.out.suffix != ".png":
         parser.error(f"--out {args.out}: accepted: a file name that ends in .png")
     return args

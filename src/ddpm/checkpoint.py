@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ddpm.config import TrainConfig, validate
+from ddpm.config import ConfigError, TrainConfig, validate
 from ddpm.unet import UNet, build_network
 
 
@@ -49,7 +49,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[UNet, TrainConfig, dict[str, Any]]:
     """The network stored in `path`, in fp32 and eval mode, with its settings and metadata. Raises CheckpointError."""
     metadata, tensors = _read(path)
-    config = validate(TrainConfig, metadata["config"], f"{path.name}: train")
+    try:
+        config = validate(TrainConfig, metadata.get("config"), "train")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its settings do not fit this code: {error}") from None
     network = build_network(config)
     try:
         network.load_state_dict(tensors)

@@ -23,6 +23,7 @@ class _Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class RemoteFile(_Strict):
@@ -54,9 +55,9 @@ class DataConfig(_Strict):
     )
     origin: str = Field(description="a sentence that says what a local source holds; shown with every result")
     synthetic_images: Count = Field(description="images to draw when source is synthetic, 1 or more")
-    synthetic_seed: Whole = Field(description="a whole number, 0 or more")
+    synthetic_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
     crop: list[Whole] | None = Field(
-        description="[left, top, width, height] in pixels inside the 178x218 image (celeba); null = whole image",
+        description="[left, top, width, height] in pixels inside the 178x218 image for celeba, null for cifar10",
         min_length=4,
         max_length=4,
     )
@@ -67,9 +68,7 @@ class DataConfig(_Strict):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.dataset == "cifar10" and (self.size != 32 or self.crop is not None):
-            raise ValueError(
-                f"data.size = {self.size}, data.crop = {self.crop}; accepted for cifar10: 32 and null, as its images are used as they are"
-            )
+            raise ValueError(f"data.size = {self.size}, data.crop = {self.crop}; accepted for cifar10: 32 and null")
         if self.crop is not None:
             left, top, width, height = self.crop
             if width < 1 or height < 1 or left + width > 178 or top + height > 218:
@@ -87,7 +86,7 @@ class DataConfig(_Strict):
 class TrainConfig(_Strict):
     """Network, process and optimisation: all that decides the trained weights."""
 
-    seed: Whole = Field(description="a whole number, 0 or more")
+    seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
     # Network (documents 000 and 001): one entry of `channels` and `attention` a resolution level.
     channels: list[Count] = Field(
         description="a list of positive integers, one a level, e.g. [64, 128, 256, 256]", min_length=1
@@ -153,10 +152,10 @@ class FiguresConfig(_Strict):
     ddim_steps: list[Count] = Field(description="network calls of each DDIM row, 1 to train.num_timesteps", min_length=1)
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = Field(description="a number in [0, 1]")
     images_per_row: Count = Field(description="1 or more")
-    progression_seed: Whole = Field(description="a whole number, 0 or more")
-    samplers_seed: Whole = Field(description="a whole number, 0 or more")
-    ema_seed: Whole = Field(description="a whole number, 0 or more")
-    grid_seed: Whole = Field(description="a whole number, 0 or more")
+    progression_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
+    samplers_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
+    ema_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
+    grid_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
     grid_images: Count = Field(description="a square number such as 16 or 100")
     timing_images: Count = Field(description="1 or more")
     timing_max_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds, more than 0")

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def derive_seed(*numbers: int) -> int:
-    """A 64-bit seed, different for every tuple of `numbers` (whole numbers, 0 or more) for all practical purposes.
+    """A 64-bit seed mixed from `numbers`, each 0 to 2**32 - 1; tuples of one length give different seeds.
 
     torch's CPU generator keeps only the low 32 bits of a seed, so numbers must be mixed, not shifted and added.
     """

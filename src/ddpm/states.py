@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -110,6 +111,9 @@ class StateFolder:
         damaged = []
         for path in reversed([path for path in self._states() if _step_of(path) <= last_step]):
             try:
+                with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+                    if member := archive.testzip():
+                        raise zipfile.BadZipFile(f"wrong checksum of {member}")
                 values = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # garbage provokes almost any: KeyError, IndexError, UnicodeDecodeError, ...
                 damaged.append(f"{path} is damaged and was left out: {error}")

@@ -2,7 +2,7 @@
 
 They let the whole pipeline run without a download or a licence. Image i of a seed is the same picture however many are
 drawn and by however many processes. Smooth shapes on smooth grounds: a small network learns them in minutes, and a
-viewer sees how far it has come.
+viewer sees how far it has come. Calls that write one file must not overlap.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import colorsys
 import gzip
 import io
 import math
-import os
 import random
 import tarfile
 import zipfile
@@ -68,7 +67,7 @@ def draw_kind(kind: int, rng: random.Random) -> Image.Image:
 
 def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f"{path.name}.tmp")
 
 
 def _draw_all(draw: Callable[[int, int], bytes], num_images: int, seed: int, workers: int, title: str) -> Iterator[bytes]:

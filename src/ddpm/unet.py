@@ -8,8 +8,8 @@ outputs exactly 0 and each block starts as the identity.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F

@@ -1,0 +1,205 @@
+"""A temporary clone of this project with tiny settings, and the real DVC and git to work on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.common import load_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+# Results of this checkout, which a clone makes for itself.
+RESULTS = ("store/", "metrics/", "data/", "models/", "dvc.lock", "small/dvc.lock", "full/dvc.lock")
+
+TINY_TRAIN = {
+    "channels": [8, 16],
+    "attention": [False, True],
+    "time_emb_dim": 8,
+    "num_timesteps": 8,
+    "steps": 6,
+    "batch_size": 4,
+    "lr_decay": "constant",
+    "warmup_steps": 2,
+    "checkpoints": [2, 4],
+    "log_every": 2,
+    "precision": "fp32",  # the same bits on every machine and in every run
+    "compile": False,
+}
+TINY_FIGURES = {
+    "ddpm_steps": 4,
+    "ddim_steps": [2, 3],
+    "images_per_row": 2,
+    "grid_images": 4,
+    "timing_images": 1,
+    "timing_max_seconds": 0.2,
+    "batch_size": 4,
+}
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """This process's environment without what would lead DVC, git or a stage out of the temporary folder."""
+    dropped = ("DVC_", "GIT_", "DATA_HOME", "FRESH")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    who = {"GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@example.org"}
+    who |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in who.items()}
+    return kept | who | {
+        "HOME": str(home),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(home / "global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(home / "system"),
+        "OMP_NUM_THREADS": "1",  # tiny networks gain nothing from threads
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+
+
+class Checkout:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.env = clean_environment(path.parent)
+
+    def start(self, *command: str | Path, cwd: str = ".", **env: str) -> subprocess.Popen[str]:
+        """Start `command` as the leader of a process group of its own, as a shell does; output goes to <path>.log."""
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                [str(word) for word in command],
+                cwd=self.path / cwd,
+                env=self.env | env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> Path:
+        return self.path.with_name(self.path.name + ".log")
+
+    def run(self, *command: str | Path, rc: int | None = 0, cwd: str = ".", **env: str) -> str:
+        """Run `command` to its end and return its output; `rc` is the exit status it must have, None for any but 0."""
+        process = self.start(*command, cwd=cwd, **env)
+        try:
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output = self.log.read_text()
+        assert status == rc if rc is not None else status != 0, f"{command} ended with {status}:\n{output}"
+        return output
+
+    def dvc(self, *args: str | Path, rc: int | None = 0, cwd: str = ".", **env: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *args, rc=rc, cwd=cwd, **env)
+
+    def git(self, *args: str | Path) -> str:
+        return self.run("git", *args)
+
+    def python(self, *args: str | Path, rc: int | None = 0, **env: str) -> str:
+        return self.run(sys.executable, *args, rc=rc, **env)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def copy(self, path: Path) -> Checkout:
+        """A copy of everything: sources, git's history, DVC's cache and work/."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Checkout(path)
+
+    def params(self, **changes: Any) -> None:
+        """Change settings of params.yaml: dotted names with __ for the dot, as in train__steps=8."""
+        params = load_yaml((self.path / "params.yaml").read_text())
+        for name, value in changes.items():
+            *parents, key = name.split("__")
+            section = params
+            for parent in parents:
+                section = section[parent]
+            section[key] = value
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def lock(self) -> dict[str, Any]:
+        """The stages of dvc.lock."""
+        stages: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
+        return stages
+
+    def files(self, pattern: str = "**/*") -> dict[str, bytes]:
+        """Contents of the files that match, by path."""
+        found = sorted(path for path in self.path.glob(pattern) if path.is_file())
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in found}
+
+
+def stages_run(output: str) -> list[str]:
+    """Names of the stages that a `dvc repro` ran, in order."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+    """Wait until `condition()` is true and return its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The project as a fresh clone with tiny settings, committed; nothing has run. Copy it before use."""
+    path = tmp_path_factory.mktemp("untouched") / "project"
+    listed = subprocess.check_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
+    for name in listed.decode().split("\0"):
+        if name and not name.startswith(RESULTS) and (ROOT / name).exists():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, path / name)
+    # One pipeline is enough here, and DVC refuses some commands while another has never run.
+    shutil.rmtree(path / "small")
+    checkout = Checkout(path)
+    params = load_yaml((path / "params.yaml").read_text())
+    params["train"] |= TINY_TRAIN
+    params["figures"] |= TINY_FIGURES
+    params["runtime"] = {"device": "cpu", "workers": 1, "save_seconds": 0.2}
+    for name, size in (("cifar10", 32), ("celeba", 16)):
+        params["recipes"][name]["data"] |= {"source": "synthetic", "synthetic_images": 32, "size": size}
+        params["recipes"][name]["train"] = dict.fromkeys(params["train"])
+        params["recipes"][name]["figures"] = dict.fromkeys(params["figures"])
+    (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    checkout.git("init", "--quiet", "--initial-branch=main")
+    checkout.commit("tiny")
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which all has run, is committed, and is pushed to its store. Copy it before use."""
+    checkout = untouched.copy(tmp_path_factory.mktemp("finished") / "project")
+    checkout.dvc("repro")
+    checkout.dvc("push")
+    checkout.commit("results")
+    return checkout
+
+
+@pytest.fixture
+def fresh(untouched: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of `untouched` of this test's own."""
+    return untouched.copy(tmp_path / "fresh")
+
+
+@pytest.fixture
+def done(finished: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of `finished` of this test's own."""
+    return finished.copy(tmp_path / "done")

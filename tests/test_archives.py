@@ -1,0 +1,273 @@
+"""Readers of the official layouts: right content from sound archives, a named refusal of all others."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm.archives import CIFAR10_BATCHES, ArchiveError, celeba_images, read_cifar10
+
+REAL = os.environ.get("DDPM_REAL_DATA")
+needs_real_data = pytest.mark.skipif(
+    not REAL, reason="DDPM_REAL_DATA is unset: a folder with cifar-10-binary.tar.gz and celeba/img_align_celeba.zip"
+)
+
+
+def batches(records: int = 2) -> dict[str, bytes]:
+    """Five batches of random records; image and label are those of `expected`."""
+    rng = np.random.default_rng(0)
+    return {
+        name: b"".join(bytes([label]) + rng.bytes(3072) for label in rng.integers(0, 10, records)) for name in CIFAR10_BATCHES
+    }
+
+
+def expected(contents: dict[str, bytes]) -> np.ndarray:
+    """Pixel by pixel from the publisher's description: 1024 red, 1024 green, 1024 blue, row by row."""
+    joined = b"".join(contents[name] for name in CIFAR10_BATCHES)
+    images = np.empty((len(joined) // 3073, 32, 32, 3), np.uint8)
+    for n, y, x, channel in np.ndindex(images.shape):
+        images[n, y, x, channel] = joined[n * 3073 + 1 + channel * 1024 + y * 32 + x]
+    return images
+
+
+def write_tar(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    return path
+
+
+def placed(contents: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"cifar-10-batches-bin/{name}": content for name, content in contents.items()}
+
+
+def test_cifar10_from_archive_and_folders(tmp_path: Path) -> None:
+    contents = batches()
+    members = {"cifar-10-batches-bin/batches.meta.txt": b"cat\n"} | dict(reversed(placed(contents).items()))
+    members["cifar-10-batches-bin/test_batch.bin"] = b"not used, not even its length"
+    archive = write_tar(tmp_path / "c.tar.gz", members)
+    wanted = expected(contents)
+    assert np.array_equal(read_cifar10(archive), wanted)
+    inner = tmp_path / "folder" / "cifar-10-batches-bin"
+    inner.mkdir(parents=True)
+    for name, content in contents.items():
+        (inner / name).write_bytes(content)
+    assert np.array_equal(read_cifar10(inner), wanted)
+    assert np.array_equal(read_cifar10(inner.parent), wanted)
+
+
+def spoil_length(contents: dict[str, bytes]) -> None:
+    contents["data_batch_3.bin"] += b"x"
+
+
+def spoil_label(contents: dict[str, bytes]) -> None:
+    contents["data_batch_4.bin"] = b"\x0a" + contents["data_batch_4.bin"][1:]
+
+
+def drop(contents: dict[str, bytes]) -> None:
+    del contents["data_batch_2.bin"]
+
+
+def empty(contents: dict[str, bytes]) -> None:
+    for name in contents:
+        contents[name] = b""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_length, "data_batch_3.bin has 6147 bytes, not a multiple"),
+        (spoil_label, "data_batch_4.bin has a label 10"),
+        (drop, "data_batch_2.bin is missing"),
+        (empty, "empty"),
+    ],
+)
+def test_wrong_cifar10_batches_are_refused(tmp_path: Path, spoil: Callable[[dict[str, bytes]], None], words: str) -> None:
+    contents = batches()
+    spoil(contents)
+    archive = write_tar(tmp_path / "c.tar.gz", placed(contents))
+    with pytest.raises(ArchiveError, match=f"c.tar.gz: .*{words}"):
+        read_cifar10(archive)
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArchiveError, match=words):
+        read_cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../evil.bin", "/evil.bin", "a/../../evil.bin", "a\\..\\..\\evil", "C:\\evil"])
+def test_members_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    archive = write_tar(tmp_path / "c.tar.gz", placed(batches()) | {name: b"x"})
+    with pytest.raises(ArchiveError, match=r"c\.tar\.gz: the path of member .*evil.* leaves"):
+        read_cifar10(archive)
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as packed:
+        packed.writestr("img_align_celeba/000001.jpg", jpeg())
+        packed.writestr(name, b"x")
+    with pytest.raises(ArchiveError, match=r"c\.zip: the path of member .*evil.* leaves"):
+        celeba_images(tmp_path / "c.zip")
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "c.tar.gz", placed(batches()), {"cifar-10-batches-bin/evil": "/etc/passwd"})
+    with pytest.raises(ArchiveError, match=r"cifar-10-batches-bin/evil is a link"):
+        read_cifar10(archive)
+    link = zipfile.ZipInfo("img_align_celeba/evil.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as packed:
+        packed.writestr(link, "/etc/passwd")
+    with pytest.raises(ArchiveError, match=r"img_align_celeba/evil.jpg is a link"):
+        celeba_images(tmp_path / "c.zip")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "outside.jpg").write_bytes(jpeg())
+    (folder / "evil.jpg").symlink_to(tmp_path / "outside.jpg")
+    with pytest.raises(ArchiveError, match=r"evil.jpg is a link"):
+        celeba_images(folder)
+
+
+def test_a_batch_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "c.tar.gz", placed(batches()) | {"again/data_batch_1.bin": b""})
+    with pytest.raises(ArchiveError, match=r"again/data_batch_1.bin is there twice"):
+        read_cifar10(archive)
+
+
+def test_a_cut_cifar10_archive_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "c.tar.gz", placed(batches())).read_bytes()
+    for end in [0, 5, len(whole) // 2, len(whole) - 20, len(whole) - 8, len(whole) - 1]:
+        (tmp_path / "cut.tar.gz").write_bytes(whole[:end])
+        with pytest.raises(ArchiveError, match=r"cut\.tar\.gz"):
+            read_cifar10(tmp_path / "cut.tar.gz")
+
+
+def test_a_changed_byte_in_a_cifar10_archive_is_noticed(tmp_path: Path) -> None:
+    whole = bytearray(write_tar(tmp_path / "c.tar.gz", placed(batches())).read_bytes())
+    whole[len(whole) // 2] ^= 1  # inside the random pixels, which gzip stores as they are
+    (tmp_path / "c.tar.gz").write_bytes(whole)
+    with pytest.raises(ArchiveError, match=r"c\.tar\.gz"):
+        read_cifar10(tmp_path / "c.tar.gz")
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    page.write_bytes(b"<html>Quota exceeded</html>" * 99)
+    with pytest.raises(ArchiveError, match=r"page: not a whole"):
+        read_cifar10(page)
+    with pytest.raises(ArchiveError, match=r"page: not a whole"):
+        celeba_images(page)
+    page.write_bytes(gzip.compress(b"no tar"))
+    with pytest.raises(ArchiveError, match=r"page: not a whole"):
+        read_cifar10(page)
+
+
+def jpeg(size: tuple[int, int] = (178, 218), colour: str = "red", mode: str = "RGB", kind: str = "JPEG") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).convert(mode).save(stream, kind, quality=100)
+    return stream.getvalue()
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(f"img_align_celeba/{name}", content)
+    return path
+
+
+def test_celeba_from_archive_and_folders_in_name_order(tmp_path: Path) -> None:
+    members = {"000010.jpg": jpeg(colour="blue"), "000002.jpg": jpeg(colour="lime"), "notes.txt": b"x"}
+    archive = write_zip(tmp_path / "c.zip", members)
+    inner = tmp_path / "folder" / "img_align_celeba"
+    inner.mkdir(parents=True)
+    for name, content in members.items():
+        (inner / name).write_bytes(content)
+    for path in (archive, inner, inner.parent):
+        images = celeba_images(path)
+        images.check()
+        assert images.names == ["000002.jpg", "000010.jpg"]
+        assert images[0].getpixel((80, 100))[1] > 240
+        assert images[1].getpixel((80, 100))[2] > 240
+        assert images[1].size == (178, 218)
+
+
+def test_a_grey_image_becomes_rgb(tmp_path: Path) -> None:
+    images = celeba_images(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(colour="white", mode="L")}))
+    assert images[0].getpixel((5, 5)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (jpeg((218, 178)), "000002.jpg has 218x178 pixels"),
+        (b"", "000002.jpg is not a JPEG"),
+        (b"GIF89a" * 30, "000002.jpg is not a JPEG"),
+        (jpeg(kind="PNG"), "000002.jpg is not a JPEG"),
+        (b"\0" * 2_000_000, "000002.jpg unpacks to 2000000 bytes"),
+    ],
+    ids=["turned", "empty", "gif", "png", "bomb"],
+)
+def test_wrong_celeba_images_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    archive = write_zip(tmp_path / "c.zip", {"000001.jpg": jpeg(), "000002.jpg": content, "000003.jpg": jpeg()})
+    with pytest.raises(ArchiveError, match=rf"c\.zip: .*{words}"):
+        celeba_images(archive).check()
+
+
+def test_an_image_cut_short_is_named_when_decoded(tmp_path: Path) -> None:
+    images = celeba_images(write_zip(tmp_path / "c.zip", {"000001.jpg": jpeg()[:-300]}))
+    with pytest.raises(ArchiveError, match=r"c\.zip: 000001.jpg cannot be decoded"):
+        images[0]
+
+
+def test_a_cut_celeba_archive_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    whole = write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(), "2.jpg": jpeg()}).read_bytes()
+    for end in [0, 5, len(whole) // 2, len(whole) - 30, len(whole) - 1]:
+        (tmp_path / "cut.zip").write_bytes(whole[:end])
+        with pytest.raises(ArchiveError, match=r"cut\.zip"):
+            celeba_images(tmp_path / "cut.zip")
+
+
+def test_a_changed_byte_in_a_celeba_archive_is_noticed(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "c.zip", {"1.jpg": jpeg()})
+    whole = bytearray(path.read_bytes())
+    whole[500] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ArchiveError, match=r"c\.zip: 1.jpg cannot be read"):
+        celeba_images(path).check()
+
+
+def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"c\.zip: holds no .jpg"):
+        celeba_images(write_zip(tmp_path / "c.zip", {"readme": b"x"}))
+    with pytest.raises(ArchiveError, match=r"holds no \.jpg"):
+        celeba_images(tmp_path)
+
+
+@needs_real_data
+def test_real_cifar10() -> None:
+    images = read_cifar10(Path(str(REAL)) / "cifar-10-binary.tar.gz")
+    assert images.shape == (50000, 32, 32, 3)
+    # The field's channel means and deviations; a JPEG copy differs in the third place.
+    assert np.allclose(images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=2e-3)
+    assert np.allclose(images.std((0, 1, 2)) / 255, [0.2470, 0.2435, 0.2616], atol=3e-3)
+
+
+@needs_real_data
+def test_real_celeba() -> None:
+    images = celeba_images(Path(str(REAL)) / "celeba" / "img_align_celeba.zip")
+    images.check()
+    assert images.names == sorted(images.names)
+    mean = np.mean([np.asarray(images[index]) for index in range(0, len(images), 20)], axis=0)
+    eyes, cheeks = mean[107:115, [69, 108]], mean[128:136, [62, 115]]
+    assert eyes.mean() < cheeks.mean() - 15, "the eyes are where the aligned images have them"

@@ -1,0 +1,127 @@
+"""Weights to share: what is written comes back, in the same bytes on every run, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ddpm.checkpoint import CheckpointError, load_network, read_metadata, save_weights, write_whole
+from ddpm.unet import build_network
+from tiny import SETTINGS, randomised, train_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def metadata(**changes: Any) -> dict[str, Any]:
+    return {"config": train_config(**changes).model_dump(), "step": 7, "kind": "ema", "data": {"images": 3}}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "ema.safetensors"
+    save_weights(path, randomised(build_network(train_config())), metadata())
+    return path
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_round_trip_through_fp16(tmp_path: Path, channels_last: bool) -> None:
+    config = train_config(channels_last=channels_last)
+    network = randomised(build_network(config))
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    path = tmp_path / "ema.safetensors"
+    save_weights(path, network, metadata(channels_last=channels_last))
+    loaded, loaded_config, loaded_metadata = load_network(path)
+    assert loaded_config == config
+    assert loaded_metadata == read_metadata(path) == metadata(channels_last=channels_last)
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
+    for (name, new), old in zip(loaded.named_parameters(), network.parameters(), strict=True):
+        assert new.dtype == torch.float32
+        assert not new.requires_grad
+        assert torch.equal(new, old.detach().half().float()), name
+        assert float((new - old).detach().abs().max()) < 2e-3
+    assert not any(module.training for module in loaded.modules())
+    x, t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 90])
+    torch.testing.assert_close(loaded(x, t), network.eval()(x, t).detach(), rtol=0.02, atol=0.05)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ddpm.checkpoint import save_weights
+from ddpm.unet import build_network
+from tiny import train_config
+config = train_config()
+save_weights(Path(sys.argv[1]), build_network(config), {"config": config.model_dump(), "step": 1, "kind": "raw", "data": {}})
+"""
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    """DVC compares by hash. Sets and the libraries' hash maps are ordered differently in each process."""
+    contents = []
+    for seed in "12":
+        env = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
+        subprocess.run([sys.executable, "-c", WRITER, str(tmp_path / seed)], env=env, check=True, timeout=120)
+        contents.append((tmp_path / seed).read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: no such file; `dvc pull`"):
+        load_network(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+def test_truncated_file(weights: Path, keep: int) -> None:
+    weights.write_bytes(weights.read_bytes()[:keep])
+    for read in (load_network, read_metadata):
+        with pytest.raises(CheckpointError, match=r"ema\.safetensors: not a whole safetensors file"):
+            read(weights)
+
+
+def test_a_pickle_is_no_weights_file(weights: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, weights)
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_network(weights)
+
+
+def test_a_foreign_file(weights: Path) -> None:
+    save_file({"a": torch.zeros(3)}, weights, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="not written by this project"):
+        load_network(weights)
+
+
+@pytest.mark.parametrize("change", [{"channels": [8, 12]}, {"neck_length": 2}, {"attention": [False, False]}])
+def test_weights_of_another_network(weights: Path, change: dict[str, Any]) -> None:
+    save_weights(weights, build_network(train_config()), metadata(**change))
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: the weights do not fit"):
+        load_network(weights)
+
+
+def test_settings_of_another_version(weights: Path) -> None:
+    settings = {key: value for key, value in SETTINGS.items() if key != "lr"} | {"learning_rate": 1.0}
+    save_weights(weights, build_network(train_config()), {"config": settings})
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: its settings .*train\.lr: missing"):
+        load_network(weights)
+
+
+def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps([1])))
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("[2")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "[1]"

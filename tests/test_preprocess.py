@@ -1,0 +1,237 @@
+"""Packing: the right box, the right resize, exact statistics, any number of workers, nothing left of a failed run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm import preprocess
+from ddpm.archives import ArchiveError, celeba_images, read_cifar10
+from ddpm.config import DataConfig, RemoteFile
+from ddpm.parallel import WorkerKilledError, in_processes
+from ddpm.preprocess import PackError, cut, pack
+from ddpm.synthetic import write_celeba, write_cifar10
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+REAL = os.environ.get("DDPM_REAL_DATA")
+BOX = [25, 57, 128, 128]
+
+
+def data_config(dataset: str, crop: list[int] | None = None, size: int = 32) -> DataConfig:
+    file = RemoteFile(name="f", size=1, md5="0" * 32, sha256=None, urls=["https://example.org/f"], by_hand="-")
+    return DataConfig(
+        dataset=dataset,
+        source="synthetic",
+        origin="",
+        synthetic_images=1,
+        synthetic_seed=0,
+        crop=crop,
+        size=size,
+        shareable=True,
+        file=file,
+    )
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 images, so three tasks of workers: 70 faces again and again."""
+    folder = tmp_path_factory.mktemp("faces")
+    write_celeba(folder / "drawn.zip", 70, seed=0, workers=1)
+    with zipfile.ZipFile(folder / "drawn.zip") as drawn, zipfile.ZipFile(folder / "faces.zip", "w") as packed:
+        faces = [drawn.read(name) for name in drawn.namelist()]
+        for index in range(600):
+            packed.writestr(f"img_align_celeba/{index + 1:06d}.jpg", faces[index % 70])
+    return folder / "faces.zip"
+
+
+def test_the_box_is_cut_and_averaged() -> None:
+    """On a linear ramp any antialiasing filter gives the box's own ramp at the new pixels' centres."""
+    x, y = np.meshgrid(np.arange(178), np.arange(218))
+    ramp = np.stack([x, y, np.full_like(x, 77)], -1).astype(np.uint8)
+    small = cut(Image.fromarray(ramp), [26, 60, 128, 128], 64).astype(float)
+    centres = (np.arange(64) + 0.5) * 2 - 0.5
+    inner = slice(4, -4)  # at the rim the filter sees only one side
+    assert np.abs(small[inner, inner, 0] - (26 + centres)[None, inner]).max() <= 1
+    assert np.abs(small[inner, inner, 1] - (60 + centres)[inner, None]).max() <= 1
+    assert (small[..., 2] == 77).all()
+
+
+def test_a_fine_pattern_is_averaged_not_sampled() -> None:
+    stripes = np.zeros((218, 178, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(cut(Image.fromarray(stripes), BOX, 64)[4:-4, 4:-4].astype(int) - 127).max() <= 6
+
+
+def test_pixels_outside_the_box_do_not_count() -> None:
+    inside = np.full((218, 178, 3), 255, np.uint8)
+    inside[57:185, 25:153] = 100
+    assert (cut(Image.fromarray(inside), BOX, 64) == 100).all()
+
+
+def test_it_is_torchvisions_crop_and_antialiased_resize(archive: Path) -> None:
+    import torch  # here: the processes that other tests start import this file
+    from torchvision.transforms import functional as transforms
+
+    image = celeba_images(archive)[0]
+    ours = cut(image, BOX, 64)
+    box = transforms.crop(image, top=57, left=25, height=128, width=128)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    assert np.array_equal(ours, np.asarray(transforms.resize(box, [64, 64], bicubic, antialias=True)))
+    tensor = transforms.resize(transforms.pil_to_tensor(box).float(), [64, 64], bicubic, antialias=True)
+    rounded = tensor.round().clamp(0, 255).permute(1, 2, 0)
+    assert (torch.from_numpy(ours.astype(np.int16)) - rounded).abs().max() <= 1
+
+
+def test_celeba_is_packed_whole_in_order_with_exact_statistics(archive: Path, tmp_path: Path) -> None:
+    stats = pack(data_config("celeba", BOX, 16), archive, tmp_path / "a.npy", workers=2)
+    array = np.load(tmp_path / "a.npy")
+    images = celeba_images(archive)
+    assert array.dtype == np.uint8
+    assert np.array_equal(array, np.stack([cut(images[index], BOX, 16) for index in range(600)]))
+    scaled = array.astype(np.float64) / 255
+    assert stats["count"] == 600
+    assert stats["size"] == 16
+    assert np.allclose(stats["mean"], scaled.mean((0, 1, 2)), rtol=1e-12)
+    assert np.allclose(stats["std"], scaled.std((0, 1, 2)), rtol=1e-12)
+    assert stats["sha256"] == hashlib.sha256((tmp_path / "a.npy").read_bytes()).hexdigest()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npy"}
+
+
+def test_the_number_of_workers_changes_nothing(archive: Path, tmp_path: Path) -> None:
+    config = data_config("celeba", BOX, 32)
+    one, two, all_cores = (pack(config, archive, tmp_path / f"{workers}", workers) for workers in (1, 2, 0))
+    assert one == two == all_cores
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes() == (tmp_path / "0").read_bytes()
+
+
+def test_cifar10_is_packed_as_it_is(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "c.tar.gz", 300, seed=0, workers=1)
+    stats = pack(data_config("cifar10"), tmp_path / "c.tar.gz", tmp_path / "a.npy", workers=1)
+    array = np.load(tmp_path / "a.npy")
+    assert np.array_equal(array, read_cifar10(tmp_path / "c.tar.gz"))
+    assert np.allclose(stats["mean"], (array / 255).mean((0, 1, 2)), rtol=1e-12)
+    assert np.allclose(stats["std"], (array / 255).std((0, 1, 2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_corrupt_image_is_named_and_nothing_is_left(archive: Path, tmp_path: Path, workers: int) -> None:
+    with zipfile.ZipFile(archive) as sound, zipfile.ZipFile(tmp_path / "bad.zip", "w") as bad:
+        for name in sound.namelist():
+            content = sound.read(name)
+            bad.writestr(name, content[: len(content) // 2] if name.endswith("000400.jpg") else content)
+    with pytest.raises(ArchiveError, match=r"bad\.zip: 000400\.jpg cannot be decoded"):
+        pack(data_config("celeba", BOX, 16), tmp_path / "bad.zip", tmp_path / "a.npy", workers)
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.zip"}
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG")
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as bad:
+        bad.writestr("img_align_celeba/000001.jpg", stream.getvalue())
+    with pytest.raises(ArchiveError, match=r"000001\.jpg has 64x64 pixels"):
+        pack(data_config("celeba", BOX, 16), tmp_path / "bad.zip", tmp_path / "a.npy", 1)
+
+
+def test_a_full_disk_is_foreseen(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(PackError, match=r"600 images of 16 px take 0\.00 GB"):
+        pack(data_config("celeba", BOX, 16), archive, tmp_path / "a.npy", 1)
+
+
+def test_a_failed_run_leaves_the_earlier_array(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"earlier")
+    (tmp_path / "bad.zip").write_bytes(archive.read_bytes()[:-5])
+    with pytest.raises(ArchiveError):
+        pack(data_config("celeba", BOX, 16), tmp_path / "bad.zip", tmp_path / "a.npy", 1)
+    assert (tmp_path / "a.npy").read_bytes() == b"earlier"
+
+
+PACKING = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from test_preprocess import BOX, data_config
+from ddpm.preprocess import pack
+if __name__ == "__main__":
+    pack(data_config("celeba", BOX, 64), Path(sys.argv[3]), Path(sys.argv[4]), 2)
+"""
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [int(row[0]) for row in rows if row[1] == str(pid) and "spawn_main" in row[2]]
+
+
+def lives(pid: int) -> bool:
+    """False also for a zombie that nobody has collected."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return state != "" and not state.startswith("Z")
+
+
+def test_a_killed_run_leaves_no_array_and_no_process(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((178, 218), 50).convert("RGB").save(stream, "JPEG")
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as packed:
+        for index in range(20_000):  # enough to be caught at work
+            packed.writestr(f"img_align_celeba/{index}.jpg", stream.getvalue())
+    (tmp_path / "run.py").write_text(PACKING)
+    out = tmp_path / "a.npy"
+    arguments = [str(SOURCE), str(Path(__file__).parent), str(tmp_path / "f.zip"), str(out)]
+    process = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *arguments], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(workers := children(process.pid)) < 2 or not (tmp_path / "a.npy.tmp").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    while alive := [pid for pid in workers if lives(pid)]:
+        assert time.monotonic() < deadline, f"{alive} outlive their parent"
+        time.sleep(0.05)
+
+
+def _killed(_: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def _make_killed() -> object:
+    return _killed
+
+
+def test_a_killed_worker_is_an_error_not_a_wait() -> None:
+    with pytest.raises(WorkerKilledError, match="fewer"):
+        list(in_processes(_make_killed, (), [1, 2, 3], 2))  # type: ignore[arg-type]
+
+
+def test_packing_loads_no_torch() -> None:
+    """A worker would load it too: two seconds and 200 MB each."""
+    code = "import sys, ddpm.preprocess, ddpm.synthetic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCE)}).returncode == 0
+
+
+@pytest.mark.skipif(
+    not REAL, reason="DDPM_REAL_DATA is unset: a folder with cifar-10-binary.tar.gz and celeba/img_align_celeba.zip"
+)
+def test_real_celeba_is_packed(tmp_path: Path) -> None:
+    source = Path(str(REAL)) / "celeba" / "img_align_celeba.zip"
+    stats = pack(data_config("celeba", BOX, 64), source, tmp_path / "a.npy", 0)
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert len(array) == stats["count"] == len(celeba_images(source))
+    assert 0.5 < stats["mean"][0] < 0.6
+    assert stats["mean"][0] > stats["mean"][1] > stats["mean"][2], "faces are warm"

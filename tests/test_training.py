@@ -1,0 +1,163 @@
+"""The training loop: what it draws, how it learns, and that it stops at the first number that is none."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm import training
+from ddpm.data import to_float
+from ddpm.diffusion import training_loss
+from ddpm.training import NonFiniteLoss, check_finite, lr_at, new_state, train
+from tiny import random_images, train_config
+
+CPU = torch.device("cpu")
+
+
+def run(images: Tensor, **changes: object) -> training.TrainState:
+    config = train_config(**changes)
+    state = new_state(config, CPU)
+    assert list(train(state, images, config)) == list(range(1, config.steps + 1))
+    return state
+
+
+def test_constant_learning_rate_after_the_warm_up() -> None:
+    config = train_config(lr=0.1, warmup_steps=4, steps=20)
+    assert [lr_at(step, config) for step in range(4)] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert {lr_at(step, config) for step in range(4, 20)} == {0.1}
+    assert lr_at(0, train_config(lr=0.1, warmup_steps=0)) == 0.1
+
+
+def test_linear_learning_rate_falls_to_a_twentieth() -> None:
+    config = train_config(lr=0.1, warmup_steps=4, steps=25, lr_decay="linear")
+    rates = [lr_at(step, config) for step in range(25)]
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert rates[4] == pytest.approx(0.1), "continuous"
+    assert rates[24] == pytest.approx(0.005)
+    falls = [before - after for before, after in pairwise(rates[4:])]
+    assert falls == pytest.approx([0.095 / 20] * 20)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_shortest_linear_trainings_have_a_learning_rate(steps: int) -> None:
+    config = train_config(lr=0.1, warmup_steps=0, steps=steps, lr_decay="linear")
+    assert all(0 < lr_at(step, config) <= 0.1 for step in range(steps))
+
+
+def test_the_optimizer_gets_the_learning_rate() -> None:
+    """The first step of Adam moves every weight that has a gradient by the learning rate: here 1/5 of lr."""
+    config = train_config(steps=10, warmup_steps=5, lr=1e-2, weight_decay=0.0)
+    state = new_state(config, CPU)
+    before = state.network.head[2].weight.detach().clone()
+    next(iter(train(state, random_images(), config)))
+    moved = (state.network.head[2].weight.detach() - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 2e-3), rtol=1e-2, atol=0)
+
+
+def test_what_a_step_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrored half of the time, t uniform over 1..T, eps standard normal, images from the set."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def spy(network: object, schedule: object, prediction: object, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        seen.append((x0, t, eps))
+        return training_loss(network, schedule, prediction, x0, t, eps)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "training_loss", spy)
+    images = random_images(5)
+    run(images, steps=60, batch_size=10, num_timesteps=4, checkpoints=[])
+    x0, t, eps = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    plain = {row.numpy().tobytes() for row in to_float(images).contiguous()}
+    mirrored = {row.numpy().tobytes() for row in to_float(images).flip(-1).contiguous()}
+    rows = [row.contiguous().numpy().tobytes() for row in x0]
+    assert set(rows) == plain | mirrored
+    assert sum(row in mirrored for row in rows) == pytest.approx(300, abs=50)  # 4 standard deviations
+    assert torch.bincount(t, minlength=5).tolist()[0] == 0
+    assert torch.bincount(t, minlength=5)[1:].tolist() == pytest.approx([150] * 4, abs=43)
+    n = eps.numel()
+    assert float(eps.mean()) == pytest.approx(0, abs=4 / n**0.5)
+    assert float(eps.var()) == pytest.approx(1, abs=4 * (2 / n) ** 0.5)
+    assert len(eps.flatten(1).unique(dim=0)) == 600
+    seen.clear()
+    run(images, steps=5, batch_size=10, num_timesteps=4, flip=False)
+    assert {row.contiguous().numpy().tobytes() for row in seen[0][0]} == plain
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_a_tiny_set_is_learnt(prediction: str) -> None:
+    state = run(
+        random_images(2),
+        steps=80,
+        batch_size=8,
+        lr=5e-3,
+        channels=[16, 16],
+        num_timesteps=10,
+        prediction=prediction,
+        flip=False,
+        warmup_steps=10,
+        ema_decay=0.8,
+    )
+    loss = state.history[0]
+    assert float(loss[-20:].mean()) < (0.3 if prediction == "eps" else 0.7) * float(loss[:5].mean())
+    # The average follows: it predicts as well, on draws of its own.
+    config = train_config(
+        steps=1, warmup_steps=0, batch_size=64, num_timesteps=10, prediction=prediction, flip=False, seed=9, log_every=1
+    )
+    state.network, state.step = state.ema.network.requires_grad_(True), 0
+    next(iter(train(state, random_images(2), config)))
+    assert float(state.history[0, 0]) < (0.3 if prediction == "eps" else 0.45)
+
+
+def test_the_average_is_that_of_the_weights_after_each_step() -> None:
+    config = train_config(ema_decay=0.3)  # reached after two steps of warm-up
+    state = new_state(config, CPU)
+    expected = state.network.head[2].weight.detach().clone()
+    for step in train(state, random_images(), config):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * state.network.head[2].weight.detach()
+        torch.testing.assert_close(state.ema.network.head[2].weight, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_the_same_settings_give_the_same_bits_and_another_seed_others() -> None:
+    first, again, other = (run(random_images(), dropout=0.1, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.history, again.history)
+    for a, b, c in zip(first.network.parameters(), again.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.ndim < 2 or not torch.equal(a, c)
+
+
+def test_bf16_trains_like_fp32() -> None:
+    full, half = (run(random_images(), precision=precision).history[0] for precision in ("fp32", "bf16"))
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(full, half, rtol=0.02, atol=0)
+
+
+def test_history_holds_loss_and_norm_of_every_step() -> None:
+    state = run(random_images(), steps=7)
+    assert state.history.shape == (2, 7)
+    assert (state.history > 0).all()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_divergence_names_the_step(poison: float) -> None:
+    config = train_config(steps=20, log_every=5)
+    state = new_state(config, CPU)
+    steps = train(state, random_images(), config)
+    for _ in range(7):
+        next(steps)
+    state.network.head[2].bias.data.fill_(poison)
+    # Steps 8 and 9 are done, step 10 is noticed: log_every divides it.
+    with pytest.raises(NonFiniteLoss, match=rf"^loss {poison}, .* at step 8: .*train\.lr"):
+        list(steps)
+    assert state.step == 10
+
+
+def test_check_finite_looks_at_gradients_and_only_at_what_it_is_asked_for() -> None:
+    state = run(random_images(), steps=6)
+    check_finite(state, 0)
+    state.history[1, 2] = float("inf")
+    with pytest.raises(NonFiniteLoss, match="gradient norm inf at step 3"):
+        check_finite(state, 2)
+    check_finite(state, 3)

@@ -1,0 +1,55 @@
+"""Settings and images small enough for a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddpm.config import TrainConfig
+
+SETTINGS: dict[str, Any] = {
+    "seed": 0,
+    "channels": [8, 16],
+    "attention": [False, True],
+    "num_res": 1,
+    "neck_length": 1,
+    "time_emb_dim": 8,
+    "dropout": 0.0,
+    "num_timesteps": 100,
+    "prediction": "eps",
+    "steps": 10,
+    "batch_size": 4,
+    "lr": 1e-3,
+    "lr_decay": "constant",
+    "warmup_steps": 2,
+    "weight_decay": 0.01,
+    "grad_clip": 1.0,
+    "ema_decay": 0.9,
+    "flip": True,
+    "checkpoints": [],
+    "log_every": 2,
+    "precision": "fp32",
+    "channels_last": False,
+    "compile": False,
+}
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**(SETTINGS | changes))
+
+
+def random_images(count: int = 7, size: int = 8, seed: int = 0) -> Tensor:
+    """uint8 (count, size, size, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """`network` with every parameter drawn anew, so that nothing starts at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return network
