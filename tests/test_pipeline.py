@@ -33,6 +33,13 @@ def outputs(lock: dict[str, Any]) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
 
 
+def without_nulls(values: Any) -> Any:
+    """`values` as DVC shows metrics, at any depth without what is null."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without_nulls(value) for key, value in values.items() if value is not None}
+
+
 def stale(checkout: Checkout) -> set[str]:
     """Stages that would run now because of what they read, leaving out what would follow from that."""
     return set(json.loads(checkout.dvc("status", "--json")))
@@ -68,7 +75,7 @@ def test_metrics_show_the_measured_times(done: Checkout) -> None:
     shown = json.loads(done.dvc("metrics", "show", "--json"))[""]["data"]
     for path in MEASURED:
         if path.endswith(".json"):
-            assert shown[path]["data"] == json.loads((done.path / path).read_text())
+            assert shown[path]["data"] == without_nulls(json.loads((done.path / path).read_text()))
 
 
 def test_plots_need_no_network(done: Checkout) -> None:
