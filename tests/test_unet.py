@@ -207,7 +207,7 @@ def test_128_pixels_and_six_levels() -> None:
         loss = network(images(1, size=128), torch.tensor([9])).square().mean()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[2] < losses[1] < losses[0]
 
 
