@@ -33,7 +33,8 @@ def seconds(checkpoint: Checkpoint, sampler: Sampler, count: int, max_seconds: f
 
 
 def main(paths: Paths) -> None:
-    figures, count = paths.figures_config(), paths.figures_config().timing_images
+    figures = paths.figures_config()
+    count = figures.timing_images
     device = pick_device(runtime(paths.scale).device)
     devices = [torch.device("cpu")] + ([device] if device.type == "cuda" else [])
     table: dict[str, dict[str, object]] = {sampler.label: {"cuda": None} for sampler in compared_samplers(figures)}
