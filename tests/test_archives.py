@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.archives import CIFAR10_BATCHES, ArchiveError, celeba_images, read_cifar10
+from ddpm.archives import CIFAR10_BATCHES, ArchiveError, CelebaImages, read_cifar10
 
 REAL = os.environ.get("DDPM_REAL_DATA")
 needs_real_data = pytest.mark.skipif(
@@ -118,7 +118,7 @@ def test_members_that_leave_the_folder_are_refused(tmp_path: Path, name: str) ->
         packed.writestr("img_align_celeba/000001.jpg", jpeg())
         packed.writestr(name, b"x")
     with pytest.raises(ArchiveError, match=r"c\.zip: the path of member .*evil.* leaves"):
-        celeba_images(tmp_path / "c.zip")
+        CelebaImages(tmp_path / "c.zip")
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_links_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as packed:
         packed.writestr(link, "/etc/passwd")
     with pytest.raises(ArchiveError, match=r"img_align_celeba/evil.jpg is a link"):
-        celeba_images(tmp_path / "c.zip")
+        CelebaImages(tmp_path / "c.zip")
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "outside.jpg").write_bytes(jpeg())
     (folder / "evil.jpg").symlink_to(tmp_path / "outside.jpg")
     with pytest.raises(ArchiveError, match=r"evil.jpg is a link"):
-        celeba_images(folder)
+        CelebaImages(folder)
 
 
 def test_a_batch_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"page: not a whole"):
         read_cifar10(page)
     with pytest.raises(ArchiveError, match=r"page: not a whole"):
-        celeba_images(page)
+        CelebaImages(page)
     page.write_bytes(gzip.compress(b"no tar"))
     with pytest.raises(ArchiveError, match=r"page: not a whole"):
         read_cifar10(page)
@@ -194,7 +194,7 @@ def test_celeba_from_archive_and_folders_in_name_order(tmp_path: Path) -> None:
     for name, content in members.items():
         (inner / name).write_bytes(content)
     for path in (archive, inner, inner.parent):
-        images = celeba_images(path)
+        images = CelebaImages(path)
         images.check()
         assert images.names == ["000002.jpg", "000010.jpg"]
         assert images[0].getpixel((80, 100))[1] > 240
@@ -203,7 +203,7 @@ def test_celeba_from_archive_and_folders_in_name_order(tmp_path: Path) -> None:
 
 
 def test_a_grey_image_becomes_rgb(tmp_path: Path) -> None:
-    images = celeba_images(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(colour="white", mode="L")}))
+    images = CelebaImages(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(colour="white", mode="L")}))
     assert images[0].getpixel((5, 5)) == (255, 255, 255)
 
 
@@ -221,11 +221,11 @@ def test_a_grey_image_becomes_rgb(tmp_path: Path) -> None:
 def test_wrong_celeba_images_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     archive = write_zip(tmp_path / "c.zip", {"000001.jpg": jpeg(), "000002.jpg": content, "000003.jpg": jpeg()})
     with pytest.raises(ArchiveError, match=rf"c\.zip: .*{words}"):
-        celeba_images(archive).check()
+        CelebaImages(archive).check()
 
 
 def test_an_image_cut_short_is_named_when_decoded(tmp_path: Path) -> None:
-    images = celeba_images(write_zip(tmp_path / "c.zip", {"000001.jpg": jpeg()[:-300]}))
+    images = CelebaImages(write_zip(tmp_path / "c.zip", {"000001.jpg": jpeg()[:-300]}))
     with pytest.raises(ArchiveError, match=r"c\.zip: 000001.jpg cannot be decoded"):
         images[0]
 
@@ -235,7 +235,7 @@ def test_a_cut_celeba_archive_is_refused_wherever_it_ends(tmp_path: Path) -> Non
     for end in [0, 5, len(whole) // 2, len(whole) - 30, len(whole) - 1]:
         (tmp_path / "cut.zip").write_bytes(whole[:end])
         with pytest.raises(ArchiveError, match=r"cut\.zip"):
-            celeba_images(tmp_path / "cut.zip")
+            CelebaImages(tmp_path / "cut.zip")
 
 
 def test_a_changed_byte_in_a_celeba_archive_is_noticed(tmp_path: Path) -> None:
@@ -244,14 +244,14 @@ def test_a_changed_byte_in_a_celeba_archive_is_noticed(tmp_path: Path) -> None:
     whole[500] ^= 1
     path.write_bytes(whole)
     with pytest.raises(ArchiveError, match=r"c\.zip: 1.jpg cannot be read"):
-        celeba_images(path).check()
+        CelebaImages(path).check()
 
 
 def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"c\.zip: holds no .jpg"):
-        celeba_images(write_zip(tmp_path / "c.zip", {"readme": b"x"}))
+        CelebaImages(write_zip(tmp_path / "c.zip", {"readme": b"x"}))
     with pytest.raises(ArchiveError, match=r"holds no \.jpg"):
-        celeba_images(tmp_path)
+        CelebaImages(tmp_path)
 
 
 @needs_real_data
@@ -265,7 +265,7 @@ def test_real_cifar10() -> None:
 
 @needs_real_data
 def test_real_celeba() -> None:
-    images = celeba_images(Path(str(REAL)) / "celeba" / "img_align_celeba.zip")
+    images = CelebaImages(Path(str(REAL)) / "celeba" / "img_align_celeba.zip")
     images.check()
     assert images.names == sorted(images.names)
     mean = np.mean([np.asarray(images[index]) for index in range(0, len(images), 20)], axis=0)

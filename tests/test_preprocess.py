@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from ddpm import preprocess
-from ddpm.archives import ArchiveError, celeba_images, read_cifar10
+from ddpm.archives import ArchiveError, CelebaImages, read_cifar10
 from ddpm.config import DataConfig, RemoteFile
 from ddpm.parallel import WorkerKilledError, in_processes
 from ddpm.preprocess import PackError, cut, pack
@@ -84,7 +84,7 @@ def test_it_is_torchvisions_crop_and_antialiased_resize(archive: Path) -> None:
     import torch  # here: the processes that other tests start import this file
     from torchvision.transforms import functional as transforms
 
-    image = celeba_images(archive)[0]
+    image = CelebaImages(archive)[0]
     ours = cut(image, BOX, 64)
     box = transforms.crop(image, top=57, left=25, height=128, width=128)
     bicubic = transforms.InterpolationMode.BICUBIC
@@ -97,7 +97,7 @@ def test_it_is_torchvisions_crop_and_antialiased_resize(archive: Path) -> None:
 def test_celeba_is_packed_whole_in_order_with_exact_statistics(archive: Path, tmp_path: Path) -> None:
     stats = pack(data_config("celeba", BOX, 16), archive, tmp_path / "a.npy", workers=2)
     array = np.load(tmp_path / "a.npy")
-    images = celeba_images(archive)
+    images = CelebaImages(archive)
     assert array.dtype == np.uint8
     assert np.array_equal(array, np.stack([cut(images[index], BOX, 16) for index in range(600)]))
     scaled = array.astype(np.float64) / 255
@@ -232,6 +232,6 @@ def test_real_celeba_is_packed(tmp_path: Path) -> None:
     source = Path(str(REAL)) / "celeba" / "img_align_celeba.zip"
     stats = pack(data_config("celeba", BOX, 64), source, tmp_path / "a.npy", 0)
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
-    assert len(array) == stats["count"] == len(celeba_images(source))
+    assert len(array) == stats["count"] == len(CelebaImages(source))
     assert 0.5 < stats["mean"][0] < 0.6
     assert stats["mean"][0] > stats["mean"][1] > stats["mean"][2], "faces are warm"

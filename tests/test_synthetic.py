@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.archives import CIFAR10_BATCHES, celeba_images, read_cifar10
+from ddpm.archives import CIFAR10_BATCHES, CelebaImages, read_cifar10
 from ddpm.synthetic import KINDS, write_celeba, write_cifar10
 
 
 def faces(path: Path) -> np.ndarray:
-    images = celeba_images(path)
+    images = CelebaImages(path)
     return np.stack([np.asarray(images[index]) for index in range(len(images))])
 
 

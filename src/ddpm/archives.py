@@ -214,8 +214,3 @@ def _check_name(path: Path, member: str) -> None:
     parts = re.split(r"[/\\]", member)
     if member.startswith(("/", "\\")) or ".." in parts or re.match(r"^[A-Za-z]:", member) or "\0" in member:
         raise ArchiveError(f"{path}: the path of member {member!r} leaves the archive's folder")
-
-
-def celeba_images(path: Path) -> CelebaImages:
-    """Open the aligned images of CelebA at `path`, an archive or a folder. Raises ArchiveError."""
-    return CelebaImages(path)

@@ -41,11 +41,6 @@ def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> No
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a file written by `save_weights`. Raises CheckpointError."""
-    return _read(path)[0]
-
-
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[UNet, TrainConfig, dict[str, Any]]:
     """The network stored in `path`, in fp32 and eval mode, with its settings and metadata. Raises CheckpointError."""
     metadata, tensors = _read(path)

@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="a whole number, 0 to 2**32 - 1")]
 
 
 class RemoteFile(_Strict):
@@ -55,7 +55,7 @@ class DataConfig(_Strict):
     )
     origin: str = Field(description="a sentence that says what a local source holds; shown with every result")
     synthetic_images: Count = Field(description="images to draw when source is synthetic, 1 or more")
-    synthetic_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
+    synthetic_seed: Seed
     crop: list[Whole] | None = Field(
         description="[left, top, width, height] in pixels inside the 178x218 image for celeba, null for cifar10",
         min_length=4,
@@ -86,7 +86,7 @@ class DataConfig(_Strict):
 class TrainConfig(_Strict):
     """Network, process and optimisation: all that decides the trained weights."""
 
-    seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
+    seed: Seed
     # Network (documents 000 and 001): one entry of `channels` and `attention` a resolution level.
     channels: list[Count] = Field(
         description="a list of positive integers, one a level, e.g. [64, 128, 256, 256]", min_length=1
@@ -152,10 +152,10 @@ class FiguresConfig(_Strict):
     ddim_steps: list[Count] = Field(description="network calls of each DDIM row, 1 to train.num_timesteps", min_length=1)
     ddim_eta: Annotated[float, Field(ge=0, le=1)] = Field(description="a number in [0, 1]")
     images_per_row: Count = Field(description="1 or more")
-    progression_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
-    samplers_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
-    ema_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
-    grid_seed: Seed = Field(description="a whole number, 0 to 2**32 - 1")
+    progression_seed: Seed
+    samplers_seed: Seed
+    ema_seed: Seed
+    grid_seed: Seed
     grid_images: Count = Field(description="a square number such as 16 or 100")
     timing_images: Count = Field(description="1 or more")
     timing_max_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds, more than 0")
