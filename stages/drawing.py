@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ddpm import distributed
 from ddpm.checkpoint import CheckpointError, load_network
+from ddpm.compilation import forward_flops, sampling_repays
 from ddpm.config import FiguresConfig
 from ddpm.diffusion import Denoiser
 from ddpm.images import to_uint8
-from ddpm.precision import autocast
+from ddpm.inference import prepare
 from ddpm.progress import progress_bar
 from ddpm.samplers import NoiseStreams, SampleState, ddim, ddpm
 from ddpm.schedule import cosine_schedule, timestep_grid
@@ -58,8 +61,17 @@ class Checkpoint:
         except CheckpointError as error:
             raise Fault(str(error)) from None
         self.schedule = cosine_schedule(self.config.num_timesteps)
-        self.denoiser = Denoiser(self.network, self.schedule, self.config.prediction)
         self.device = device
+        self.flops = forward_flops(self.network, self.shape)
+        self._prepared: dict[bool, Denoiser] = {}
+
+    def denoiser(self, calls: int) -> Denoiser:
+        """The denoiser for `calls` network calls of one image each, compiled where that many repay it."""
+        compiled = sampling_repays(calls * self.flops, self.device)
+        if compiled not in self._prepared:
+            network = prepare(self.network, self.config.precision, self.device, compiled)
+            self._prepared[compiled] = Denoiser(network, self.schedule, self.config.prediction)
+        return self._prepared[compiled]
 
     @property
     def step(self) -> int:
@@ -72,27 +84,34 @@ class Checkpoint:
         size = int(self.metadata["data"]["size"])
         return 3, size, size
 
-    def states(self, sampler: Sampler, seed: int, indices: range) -> Iterator[SampleState]:
-        """The sampling of the images `indices` of `seed`, step by step."""
+    def states(self, sampler: Sampler, seed: int, indices: range, count: int | None = None) -> Iterator[SampleState]:
+        """The sampling of the images `indices` of `seed`, step by step; `count` images are drawn in all, if more than these."""
         grid = timestep_grid(self.config.num_timesteps, sampler.num_steps)
         noise = NoiseStreams(seed, indices, self.shape, self.device)
-        with autocast(self.config.precision, self.device):
-            if sampler.method == "ddim":
-                yield from ddim(self.denoiser, self.schedule, noise, grid, sampler.eta)
-            else:
-                yield from ddpm(self.denoiser, self.schedule, noise, grid, sampler.variance)
+        denoiser = self.denoiser((count or len(indices)) * sampler.num_steps)
+        if sampler.method == "ddim":
+            return ddim(denoiser, self.schedule, noise, grid, sampler.eta)
+        return ddpm(denoiser, self.schedule, noise, grid, sampler.variance)
 
     def draw(self, sampler: Sampler, seed: int, count: int, batch_size: int) -> np.ndarray:
-        """Images 0..count-1 of `seed`: uint8 (count, H, W, C). At most `batch_size` at a time, with a progress bar."""
-        images = []
-        with progress_bar(total=count * sampler.num_steps, desc=sampler.label, unit="image step", unit_scale=True) as bar:
-            for start in range(0, count, batch_size):
-                indices = range(start, min(count, start + batch_size))
-                for state in self.states(sampler, seed, indices):
+        """Images 0..count-1 of `seed`: uint8 (count, H, W, C). At most `batch_size` at a time, with a progress bar.
+
+        The processes of a torchrun share them, and every one gets them all.
+        """
+        mine = distributed.share(count)
+        first, last = mine.start, mine.stop
+        # Batches of one size: each shape costs a compilation or a capture. The last may reach beyond and is cut.
+        size = math.ceil((last - first) / max(1, math.ceil((last - first) / batch_size)))
+        images = [np.zeros((0, *self.shape[1:], self.shape[0]), np.uint8)]
+        total = (last - first) * sampler.num_steps
+        options = {"unit": "image step", "unit_scale": True, "disable": distributed.rank() > 0}
+        with progress_bar(total=total, desc=sampler.label, **options) as bar:
+            for start in range(first, last, size or 1):
+                for state in self.states(sampler, seed, range(start, start + size), last - first):
                     x_t = state.x_t
-                    bar.update(len(indices))
-                images.append(to_uint8(x_t))
-        return np.concatenate(images)
+                    bar.update(min(size, last - start))
+                images.append(to_uint8(x_t)[: last - start])
+        return np.concatenate([part for parts in distributed.gathered(images) for part in parts])
 
 
 def raw_checkpoints(paths: Paths) -> list[Path]:

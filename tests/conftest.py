@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from stages.common import load_yaml
+
+# Tiny networks gain nothing from threads, and several wait for each other where another process is busy.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 # Results of this checkout, which a clone makes for itself.
@@ -33,7 +37,6 @@ TINY_TRAIN = {
     "checkpoints": [2, 4],
     "log_every": 2,
     "precision": "fp32",  # the same bits on every machine and in every run
-    "compile": False,
 }
 TINY_FIGURES = {
     "ddpm_steps": 4,
@@ -172,7 +175,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     params = load_yaml((path / "params.yaml").read_text())
     params["train"] |= TINY_TRAIN
     params["figures"] |= TINY_FIGURES
-    params["runtime"] = {"device": "cpu", "workers": 1, "save_seconds": 0.2}
+    params["runtime"] = {"device": "cpu", "workers": 1, "save_seconds": 0.2, "launcher": None}
     for name, size in (("cifar10", 32), ("celeba", 16)):
         params["recipes"][name]["data"] |= {"source": "synthetic", "synthetic_images": 32, "size": size}
         params["recipes"][name]["train"] = dict.fromkeys(params["train"])

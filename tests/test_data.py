@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def stream(count: int, batch_size: int, seed: int, epochs: int) -> torch.Tensor:
     steps = -(-epochs * count // batch_size)
-    batches = [batch_indices(count, batch_size, seed, step) for step in range(steps)]
+    batches = [batch_indices(count, batch_size, seed, step, CPU) for step in range(steps)]
     assert all(len(batch) == batch_size for batch in batches)
     return torch.cat(batches)[: epochs * count].view(epochs, count)
 
@@ -35,10 +35,10 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
 
 
 def test_the_order_depends_on_the_seed_and_on_nothing_before() -> None:
-    later = batch_indices(10, 4, seed=3, step=7).clone()
+    later = batch_indices(10, 4, seed=3, step=7, device=CPU).clone()
     for step in range(30):
-        batch_indices(10, 4, seed=step, step=step)
-    assert torch.equal(batch_indices(10, 4, seed=3, step=7), later)
+        batch_indices(10, 4, seed=step, step=step, device=CPU)
+    assert torch.equal(batch_indices(10, 4, seed=3, step=7, device=CPU), later)
     assert not torch.equal(stream(10, 4, 3, 3), stream(10, 4, 4, 3))
 
 

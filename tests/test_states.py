@@ -1,22 +1,27 @@
-"""Resuming: bit-equal, longer after shorter, past damaged files, by one process at a time, and never from a NaN."""
+"""Resuming: bit-equal, longer after shorter, past damaged and foreign files, on a full disk, by one process at a time."""
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
+import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ddpm import checkpoint, training
 from ddpm.checkpoint import CheckpointError
 from ddpm.config import TrainConfig
-from ddpm.states import StateFolder, code_fingerprint, state_key
+from ddpm.states import StateFolder, code_fingerprint, state_bytes, state_key, weights_bytes
 from ddpm.training import TrainState, new_state, train
 from stages import train as train_stage
 from stages.common import Fault
@@ -57,7 +62,7 @@ def flat(values: Any, name: str = "") -> dict[str, Any]:
 def assert_same(a: TrainState, b: TrainState) -> None:
     def leaves(state: TrainState) -> dict[str, Any]:  # not by state_dict(), which may itself be wrong
         parts = {name: getattr(state, name).state_dict() for name in ("network", "optimizer")}
-        parts |= {"ema": state.ema.network.state_dict(), "step": state.step, "history": state.history[:, : state.step]}
+        parts |= {"ema": state.ema.network.state_dict(), "step": state.step, "history": state.history}
         return flat(parts)
 
     left, right = leaves(a), leaves(b)
@@ -67,7 +72,7 @@ def assert_same(a: TrainState, b: TrainState) -> None:
         assert torch.equal(value, right[path]) if isinstance(value, torch.Tensor) else value == right[path], path
 
 
-@pytest.mark.parametrize("changes", [{}, {"lr_decay": "linear", "dropout": 0.2, "channels_last": True}])
+@pytest.mark.parametrize("changes", [{}, {"lr_decay": "linear", "dropout": 0.2, "accumulate": 2}])
 @pytest.mark.parametrize("stop", [5, 9])
 def test_a_resumed_training_is_bit_equal(tmp_path: Path, changes: dict[str, Any], stop: int) -> None:
     config = train_config(**changes)
@@ -111,6 +116,20 @@ def test_only_the_newest_states_and_the_protected_one_are_kept(tmp_path: Path) -
     assert sorted(path.name for path in folder.path.glob("state-*")) == [f"state-{step:06d}.pt" for step in (3, 9, 10)]
 
 
+def test_the_number_of_states_stays_bounded_over_many_resumes(tmp_path: Path, whole: TrainState) -> None:
+    config = train_config()
+    folder_of(config, tmp_path).save(whole, protect=10)  # of an earlier run; it has to make up for a lost file
+    for step in range(1, 10):
+        folder = folder_of(config, tmp_path)
+        state = new_state(config, CPU)
+        assert folder.restore(state, 9) == []
+        assert state.step == step - 1
+        folder.save(advance(state, config, to=step), protect=10)
+        assert len(list(folder.path.iterdir())) <= StateFolder.KEPT_STATES + 1
+        assert (folder.path / "state-000010.pt").exists()
+    assert_same(restored(folder, config), whole)
+
+
 def test_a_state_just_saved_is_kept_even_where_later_ones_lie(tmp_path: Path) -> None:
     """After a longer run, a shorter one or one that has to make up for a lost file works before those states."""
     config = train_config(steps=10)
@@ -138,7 +157,7 @@ def test_what_a_state_depends_on() -> None:
         {"seed": 1}, {"channels": [8, 12]}, {"attention": [True, True]}, {"num_res": 2}, {"neck_length": 2},
         {"time_emb_dim": 16}, {"dropout": 0.1}, {"num_timesteps": 99}, {"prediction": "v"}, {"batch_size": 5},
         {"lr": 2e-3}, {"lr_decay": "linear"}, {"warmup_steps": 3}, {"weight_decay": 0.0}, {"grad_clip": 2.0},
-        {"ema_decay": 0.5}, {"flip": False}, {"precision": "bf16"}, {"data": "other"}, {"code": "other"},
+        {"ema_decay": 0.5}, {"flip": False}, {"precision": "bf16"}, {"accumulate": 2}, {"data": "other"}, {"code": "other"},
     ]  # fmt: skip
     names = [key_of(**change) for change in others]
     assert len({same, *names}) == len(others) + 1
@@ -151,6 +170,9 @@ def test_the_nearest_other_training_is_named(tmp_path: Path) -> None:
     assert folder_of(train_config(), tmp_path).difference() == "train.lr: 0.25 -> 0.001"
     folder = folder_of(train_config(lr=0.25), tmp_path, data="new", code="new")
     assert folder.difference() == "data changed; code changed"
+    for file, content in zip(sorted(tmp_path.glob("*/key.json")), ("", '{"train": '), strict=True):
+        file.write_text(content)
+    assert folder_of(train_config(), tmp_path).difference() is None, "damaged"
 
 
 def test_the_fingerprint_ignores_comments_and_sees_formulas(tmp_path: Path) -> None:
@@ -187,33 +209,75 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_state_is_named_and_the_older_one_used(
-    tmp_path: Path, damage: str, saved_twice: tuple[StateFolder, dict[str, bytes]]
-) -> None:
-    original, files = saved_twice
-    folder = StateFolder(tmp_path, original.key)
-    folder.path.mkdir()
-    for name, content in files.items():
-        (folder.path / name).write_bytes(content)
-    newest = folder.path / "state-000004.pt"
-    newest.write_bytes(DAMAGES[damage](files[newest.name]))
-    state = new_state(train_config(), CPU)
-    (line,) = folder.restore(state, 10)
-    assert str(newest) in line
-    assert "damaged" in line
-    assert state.step == 2
-
-
 @pytest.fixture(scope="module")
-def saved_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[StateFolder, dict[str, bytes]]:
-    """A folder with the states of steps 2 and 4."""
+def saved_twice(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a folder with the states of steps 2 and 4."""
     config = train_config()
     folder = folder_of(config, tmp_path_factory.mktemp("states"))
     state = new_state(config, CPU)
     for step in (2, 4):
         folder.save(advance(state, config, to=step), protect=10)
-    return folder, {path.name: path.read_bytes() for path in folder.path.glob("state-*")}
+    return {path.name: path.read_bytes() for path in folder.path.glob("state-*")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, saved_twice: dict[str, bytes]) -> StateFolder:
+    """A folder with the states of steps 2 and 4, of this test's own."""
+    folder = folder_of(train_config(), tmp_path)
+    for name, content in saved_twice.items():
+        (folder.path / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole() -> TrainState:
+    """The uninterrupted training."""
+    return advance(new_state(train_config(), CPU), train_config())
+
+
+def contents(folder: StateFolder, pattern: str = "*") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.path.glob(pattern)}
+
+
+def saving_every_step(folder: StateFolder, state: TrainState) -> TrainState:
+    """Train on to the end of ten steps."""
+    for _ in train(state, IMAGES, train_config()):
+        folder.save(state, protect=10)
+    return state
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_state_is_named_and_the_older_one_used(folder: StateFolder, damage: str) -> None:
+    newest = folder.path / "state-000004.pt"
+    damaged = DAMAGES[damage](newest.read_bytes())
+    newest.write_bytes(damaged)
+    state = new_state(train_config(), CPU)
+    (line,) = folder.restore(state, 10)
+    assert line.startswith(f"{newest} is damaged (")
+    assert line.endswith("it was left out and is now state-000004.pt.damaged-1")
+    assert state.step == 2
+    assert (folder.path / "state-000004.pt.damaged-1").read_bytes() == damaged
+    # It takes no good state's place among those that are kept.
+    folder.save(advance(state, train_config(), to=5), protect=10)
+    assert {path.name for path in folder.path.glob("*.pt")} == {"state-000002.pt", "state-000005.pt"}
+
+
+def test_any_damage_is_noticed_or_harmless(folder: StateFolder, saved_twice: dict[str, bytes]) -> None:
+    """A bit flipped or the end cut off, anywhere: the older state or, where no value changed, the very same one."""
+    good = {}
+    for step in (2, 4):
+        good[step] = new_state(train_config(), CPU)
+        folder.restore(good[step], step)
+    chance, newest, used = random.Random(0), folder.path / "state-000004.pt", []
+    content = saved_twice[newest.name]
+    for trial in range(16):
+        place = chance.randrange(len(content))
+        newest.write_bytes(content[:place] if trial % 4 == 0 else flipped(content, place))
+        state = new_state(train_config(), CPU)
+        assert len(folder.restore(state, 10)) == (state.step == 2)
+        assert_same(state, good[state.step])
+        used.append(state.step)
+    assert used.count(2) > 8
 
 
 def test_all_damaged_is_a_new_start_and_all_are_named(tmp_path: Path) -> None:
@@ -223,6 +287,155 @@ def test_all_damaged_is_a_new_start_and_all_are_named(tmp_path: Path) -> None:
     state = new_state(train_config(), CPU)
     assert len(folder.restore(state, 10)) == 2
     assert state.step == 0
+
+
+def test_damaged_states_do_not_pile_up(folder: StateFolder) -> None:
+    state = new_state(train_config(), CPU)
+    for step in range(3, 9):
+        (folder.path / f"state-{step:06d}.pt").write_bytes(b"damaged")
+        folder.restore(state, 10)
+    assert len(list(folder.path.glob("*.damaged-*"))) == StateFolder.KEPT_STATES
+    assert state.step == 2
+
+
+def resaved(content: bytes, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """The state file `content`, whole, with its values changed."""
+    path = tmp_path / "resaved.pt"
+    path.write_bytes(content)
+    values = torch.load(path, weights_only=True)
+    change(values)
+    torch.save(values, path)
+    return path.read_bytes()
+
+
+FOREIGN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "newer": (
+        lambda values: values.update(format=7, novelty=torch.ones(3)),
+        "was written by a newer version of this project (format 7; this one reads 1)",
+    ),
+    "older": (
+        lambda values: values.update(format=0),
+        "was written by an older version of this project (format 0; this one reads 1)",
+    ),
+    "other settings": (
+        lambda values: values.update(key=values["key"].replace('"lr": 0.001', '"lr": 0.25')),
+        "belongs to another training (train.lr: 0.25 -> 0.001)",
+    ),
+    "other data": (
+        lambda values: values.update(key=values["key"].replace('"data": "data"', '"data": "more"')),
+        "belongs to another training (data changed)",
+    ),
+    "other program": (lambda values: values.pop("format"), "is no training state of this project"),
+}
+
+
+@pytest.mark.parametrize(("kind", "step"), [*((kind, 4) for kind in FOREIGN), ("newer", 1)])
+def test_a_foreign_state_is_named_left_out_and_never_overwritten(
+    folder: StateFolder, tmp_path: Path, whole: TrainState, kind: str, step: int
+) -> None:
+    """Whether it is newer than the good states, so that a save goes to its name, or older, so that it would be pruned."""
+    change, fault = FOREIGN[kind]
+    path = folder.path / f"state-{step:06d}.pt"
+    foreign = resaved((folder.path / "state-000004.pt").read_bytes(), tmp_path, change)
+    path.write_bytes(foreign)
+    state = new_state(train_config(), CPU)
+    aside = f"{path.name}.foreign-1"
+    assert folder.restore(state, 10) == [f"{path} {fault}; it was left out and is now {aside}"]
+    assert state.step == (2 if step == 4 else 4)
+    assert_same(saving_every_step(folder, state), whole)
+    assert contents(folder, "*.foreign-*") == {aside: foreign}
+    # Another one of that name takes a name of its own.
+    path.write_bytes(foreign + b"second")
+    folder.restore(state, 10)
+    assert set(contents(folder, "*.foreign-*").values()) == {foreign, foreign + b"second"}
+
+
+def without_optimizer(values: dict[str, Any]) -> None:
+    del values["state"]["optimizer"]
+
+
+def with_another_width(values: dict[str, Any]) -> None:
+    values["state"]["ema"]["head.2.bias"] = torch.ones(5)
+
+
+def with_another_optimizer(values: dict[str, Any]) -> None:
+    values["state"]["optimizer"]["param_groups"][0]["params"].pop()
+
+
+def with_another_step(values: dict[str, Any]) -> None:
+    values["state"]["step"] = 3
+
+
+UNFIT = [without_optimizer, with_another_width, with_another_optimizer, with_another_step]
+
+
+@pytest.mark.parametrize("change", UNFIT)
+@pytest.mark.parametrize("older", [True, False])
+def test_a_state_that_does_not_fit_counts_as_damaged_and_leaves_nothing_behind(
+    folder: StateFolder, tmp_path: Path, whole: TrainState, change: Callable[[dict[str, Any]], None], older: bool
+) -> None:
+    newest = folder.path / "state-000004.pt"
+    newest.write_bytes(resaved(newest.read_bytes(), tmp_path, change))
+    if not older:
+        (folder.path / "state-000002.pt").unlink()
+    state = new_state(train_config(), CPU)
+    (line,) = folder.restore(state, 10)
+    assert line.startswith(f"{newest} is damaged (")
+    assert state.step == (2 if older else 0)
+    assert_same(advance(state, train_config()), whole)
+
+
+@pytest.mark.parametrize("error", [MemoryError("host"), torch.cuda.OutOfMemoryError("device")])
+def test_too_little_memory_is_not_damage(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, saved_twice: dict[str, bytes], error: Exception
+) -> None:
+    def load(*arguments: Any, mmap: bool = False, **options: Any) -> Any:
+        if not mmap:  # the tensors too
+            raise error
+        return real(*arguments, mmap=mmap, **options)
+
+    real = torch.load
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)):
+        folder.restore(new_state(train_config(), CPU), 10)
+    assert contents(folder) == saved_twice
+
+
+def test_files_of_other_names_are_no_states(folder: StateFolder, saved_twice: dict[str, bytes]) -> None:
+    for name in ("state-4.pt", "state-000005 (copy).pt", "state-best.pt"):
+        (folder.path / name).write_bytes(saved_twice["state-000002.pt"])
+    before = contents(folder)
+    assert restored(folder, train_config()).step == 4
+    assert contents(folder) == before
+
+
+def test_a_fresh_start_removes_what_is_this_training_s_only(folder: StateFolder, tmp_path: Path) -> None:
+    newer = resaved((folder.path / "state-000004.pt").read_bytes(), tmp_path, FOREIGN["newer"][0])
+    (folder.path / "state-000006.pt").write_bytes(newer)
+    folder.save_raw(2, new_state(train_config(), CPU).network, {})
+    (line,) = folder.clear()
+    assert "state-000006.pt was written by a newer version" in line
+    assert contents(folder) == {"state-000006.pt.foreign-1": newer}
+
+
+def test_kept_weights_are_checked(folder: StateFolder) -> None:
+    config = train_config(checkpoints=[2, 4])  # and 10
+    network = new_state(config, CPU).network
+    for step in config.kept_steps:
+        folder.save_raw(step, network, {"step": step})
+    before = contents(folder)
+    assert folder.check_raws(config) == []
+    assert contents(folder) == before
+
+    content = folder.raw_path(2).read_bytes()
+    damaged = flipped(content, len(content) - 100)
+    folder.raw_path(2).write_bytes(damaged)
+    folder.raw_path(4).unlink()
+    folder.raw_path(10).with_suffix(".sha256").unlink()  # as after a kill between the two
+    (line,) = folder.check_raws(config)
+    assert line.startswith(f"{folder.raw_path(2)} is damaged (wrong checksum")
+    assert [step for step in config.kept_steps if folder.raw_path(step).exists()] == []
+    assert (folder.path / "raw-000002.safetensors.damaged-1").read_bytes() == damaged
 
 
 class Payload:
@@ -244,21 +457,166 @@ def test_code_in_a_state_is_not_executed(tmp_path: Path, writer: Any) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_interrupted_save_leaves_the_old_state_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The mount point of a file system of 16 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount") or "mount"
+    mounted = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", place], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system takes more rights: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture(params=["full disk", "limited file size"])
+def refusal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str, Callable[[bool], None]]]:
+    """A folder whose disk refuses what is larger than 100 kB, the words of the refusal, and a switch for it."""
+    if request.param == "full disk":
+        place = request.getfixturevalue("small_disk")
+
+        def fill(full: bool) -> None:
+            (place / "filler").unlink(missing_ok=True)
+            if full:
+                (place / "filler").write_bytes(bytes(shutil.disk_usage(place).free - 100_000))
+
+        yield place, "No space left on device", fill
+    else:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        yield (
+            tmp_path,
+            "File too large",
+            lambda full: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if full else before[0], before[1])),
+        )
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_refuses_a_state(refusal: tuple[Path, str, Callable[[bool], None]], whole: TrainState) -> None:
+    place, words, fill = refusal
     config = train_config()
-    folder = folder_of(config, tmp_path)
+    folder = folder_of(config, place)
     state = advance(new_state(config, CPU), config, to=2)
     folder.save(state, protect=10)
-
-    def full_disk(values: Any, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    advance(state, config, to=3)
-    with pytest.raises(OSError, match="No space"):
+    fill(True)
+    before = contents(folder)
+    advance(state, config, to=4)
+    with pytest.raises(CheckpointError, match=rf"state-000004\.pt: {words} \(\d+\.\d kB to write, \d+\.\d .B free there\)"):
         folder.save(state, protect=10)
-    assert [path.name for path in folder.path.iterdir()] == ["state-000002.pt"]
+    assert contents(folder) == before, "the last good state, and no half-written file"
+    with pytest.raises(CheckpointError, match=rf"wide\.safetensors: {words}"):
+        checkpoint.save_weights(place / "wide.safetensors", torch.nn.Linear(1000, 1000), {})
+    fill(False)
+    assert_same(saving_every_step(folder, restored(folder, config)), whole)
+
+
+def test_a_disk_without_room_for_the_lock(small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(CheckpointError, match=r"(lock|key\.json): No space left on device"):
+        StateFolder(small_disk, state_key(train_config(), "data", "code")).lock()
+
+
+def test_other_errors_while_saving_are_not_the_disk_s(
+    folder: StateFolder, saved_twice: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainState, "state_dict", lambda self: {"step": lambda: 0})
+    with pytest.raises(AttributeError, match="pickle"):
+        folder.save(new_state(train_config(), CPU), protect=10)
+    assert contents(folder) == saved_twice
+    with pytest.raises(RuntimeError, match="no disk"), checkpoint.disk_faults(folder.path, 1):
+        raise RuntimeError("no disk")
+
+
+# --- How much disk a training takes --------------------------------------------------------------------------------
+
+
+def measured_peak(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that holds, as its last entry, the most bytes that the folder has held: just before a file is put in place."""
+    peak = [0]
+
+    def replace(source: Path, target: Path) -> None:
+        peak.append(max(peak[-1], sum(path.stat().st_size for path in folder.path.iterdir())))
+        os.rename(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    return peak
+
+
+@pytest.mark.parametrize("start", [0, 3, 6])
+@pytest.mark.parametrize("protected", [False, True])
+def test_the_announced_need_is_the_measured_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int, protected: bool
+) -> None:
+    """From nothing or from the states of an earlier run; also where a last state lies there that must stay."""
+    config = train_config(channels=[32, 48], steps=8, checkpoints=[4])
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    if protected:
+        last = copy.deepcopy(state)
+        last.step = config.steps
+        folder.save(last, protect=config.steps)
+    if start:
+        with pytest.raises(SystemExit):
+            run_stage(folder, config, state, lambda step: "SIGTERM" if step == start else None)
+        state = new_state(config, CPU)
+        assert folder.restore(state, config.steps - 1) == []
+    elsewhere = Path("/dev")  # outputs on another disk
+    need = folder.disk_need(state, config, elsewhere, copies=1)[folder.path]
+    before = sum(path.stat().st_size for path in folder.path.iterdir())
+    peak = measured_peak(folder, monkeypatch)
+    run_stage(folder, config, state, lambda step: None)
+    assert peak[-1] - before <= need < 1.07 * (peak[-1] - before)
+
+
+def test_a_finished_training_needs_room_for_its_outputs_only(tmp_path: Path) -> None:
+    config = train_config(channels=[32, 48], steps=3)
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    run_stage(folder, config, state, lambda step: None)
+    weights = folder.raw_path(3).stat().st_size
+    for copies in (1, 2):
+        (need,) = folder.disk_need(state, config, tmp_path / "models", copies).values()
+        assert 2 * copies * weights + 2**20 <= need < 2 * copies * 1.05 * weights + 2**20
+
+
+def test_a_training_that_cannot_fit_is_refused_and_one_that_just_fits_runs(small_disk: Path, tmp_path: Path) -> None:
+    config = train_config(channels=[16, 32], checkpoints=[2], steps=4)
+    folder = StateFolder(small_disk / "work", state_key(config, "data", "code"))
+    outputs, state = tmp_path / "models", new_state(config, CPU)
+    need = folder.disk_need(state, config, outputs, copies=1)[folder.path]
+
+    def leave(room: int) -> None:
+        (small_disk / "filler").unlink(missing_ok=True)
+        (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+
+    leave(need - 4096)
+    with pytest.raises(CheckpointError, match=rf"^this run will need .* on the disk of {folder.path}; .* are free"):
+        folder.check_room(state, config, outputs, copies=1)
+    assert not folder.path.exists()
+    leave(need)
+    first, second = folder.check_room(state, config, outputs, copies=1)
+    assert first.startswith(f"this run will need {checkpoint.amount(need)} on the disk of {folder.path}; ")
+    assert f" on the disk of {outputs}; " in second
+    folder.path.mkdir(parents=True)
+    run_stage(folder, config, state, lambda step: None)
+    assert restored(folder, config).step == 4
+
+
+def test_outputs_on_another_disk_are_counted_there(tmp_path: Path, small_disk: Path) -> None:
+    config = train_config()
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    weights, size = weights_bytes(state.network), state_bytes(state)
+    outputs = small_disk / "models"
+    assert folder.disk_need(state, config, outputs, 2) == {folder.path: 3 * size + weights, outputs: 4 * weights + 2**20}
+    folder = folder_of(config, small_disk)
+    assert folder.disk_need(state, config, outputs, 2) == {folder.path: 2 * size + 5 * weights + 2**20}
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1.25e9, "1.2 GB"), (5e15, "5000.0 TB")]
+)
+def test_amounts_for_people(size: float, text: str) -> None:
+    assert checkpoint.amount(size) == text
 
 
 HOLDER = """
@@ -305,47 +663,60 @@ def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path: Path)
         first.communicate()
 
 
-def run_stage(folder: StateFolder, config: TrainConfig, state: TrainState, after: Any) -> None:
-    """The stage's loop, saving after every step; `after(step)` is called after each."""
-    interrupts = SimpleNamespace(pending=lambda: after(state.step))
-    train_stage.run(state, config, folder, interrupts, IMAGES, 0.0, {"config": config.model_dump()})  # type: ignore[arg-type]
+class Stop:
+    """In place of the signals: `after(step)` is the reason to end after a step, or None."""
+
+    def __init__(self, state: TrainState, after: Callable[[int], str | None]) -> None:
+        self.state, self.after = state, after
+        self.reason: str | None = None
+
+    def pending(self) -> str | None:
+        self.reason = self.after(self.state.step)
+        return self.reason
 
 
-def test_a_nan_is_never_saved(tmp_path: Path) -> None:
-    config = train_config(log_every=100, checkpoints=[2, 6])
+def run_stage(folder: StateFolder, config: TrainConfig, state: TrainState, after: Callable[[int], str | None]) -> None:
+    """The stage's loop, saving after every step; `after(step)` is called after each and may name a reason to end."""
+    stop: Any = Stop(state, after)
+    train_stage.run(state, config, folder, stop, IMAGES, 0.0, {"config": config.model_dump()})
+
+
+def test_a_nan_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_config(steps=20, log_every=100, checkpoints=[2, 6])
     folder, state = folder_of(config, tmp_path), new_state(config, CPU)
-
-    def poison(step: int) -> None:
-        if step == 5:
-            state.network.head[2].bias.data.fill_(float("nan"))
-
-    with pytest.raises(Fault, match=f"at step 6: .*{folder.path}"):
-        run_stage(folder, config, state, poison)
-    assert sorted(path.name for path in folder.path.iterdir()) == [
-        "raw-000002.safetensors", "state-000004.pt", "state-000005.pt",
-    ]  # fmt: skip
+    loss = training.training_loss
+    monkeypatch.setattr(training, "training_loss", lambda *given: loss(*given) * (float("nan") if state.step >= 5 else 1))
+    with pytest.raises(Fault, match=f"up to step 11, .*{folder.path}"):
+        run_stage(folder, config, state, lambda step: None)
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.path.glob("*.pt")) == ["state-000009.pt", "state-000010.pt"]
     good = restored(folder, config)
-    assert good.step == 5
     leaves = flat(good.state_dict()).values()
     assert all(value.isfinite().all() for value in leaves if isinstance(value, torch.Tensor))
-    assert_same(advance(good, config), advance(new_state(config, CPU), config))
+    assert advance(good, config).step == 20
 
 
-def test_an_interrupted_stage_saves_and_exits_with_the_reason(tmp_path: Path) -> None:
+def test_an_interrupted_stage_saves_and_exits_with_the_reason(tmp_path: Path, whole: TrainState) -> None:
     config = train_config()
     folder, state = folder_of(config, tmp_path), new_state(config, CPU)
     with pytest.raises(SystemExit, match="stopped by SIGTERM at step 3"):
         run_stage(folder, config, state, lambda step: "SIGTERM" if step == 3 else None)
     resumed = restored(folder, config)
     run_stage(folder, config, resumed, lambda step: None)
-    assert_same(resumed, advance(new_state(config, CPU), config))
+    assert_same(resumed, whole)
 
 
 def test_loss_rows_are_means_over_the_steps_since_the_last_row() -> None:
     config = train_config(steps=7, log_every=3, lr=0.5, warmup_steps=0)
-    history = torch.stack([torch.arange(7.0), torch.arange(7.0) * 10])
-    assert train_stage.loss_rows(history, config) == [
-        {"step": 3, "loss": 1.0, "grad_norm": 10.0, "lr": 0.5},
-        {"step": 6, "loss": 4.0, "grad_norm": 40.0, "lr": 0.5},
-        {"step": 7, "loss": 6.0, "grad_norm": 60.0, "lr": 0.5},
-    ]
+    history = torch.zeros(training.QUARTER_COUNT.stop, 3)
+    history[training.STEPS] = torch.tensor([3.0, 1, 0])
+    history[training.SKIPPED] = torch.tensor([0.0, 2, 1])
+    history[training.LOSS] = torch.tensor([6.0, 5, 0])
+    history[training.GRAD_NORM] = torch.tensor([30.0, 7, 0])
+    history[training.QUARTER_LOSS, 0] = torch.tensor([8.0, 0, 3, 1])
+    history[training.QUARTER_COUNT, 0] = torch.tensor([4.0, 0, 2, 1])
+    first, second, third = train_stage.loss_rows(history, config)
+    quarters = {"loss_q1": 2.0, "loss_q2": None, "loss_q3": 1.5, "loss_q4": 1.0}
+    assert first == {"step": 3, "loss": 2.0, **quarters, "grad_norm": 10.0, "lr": 0.5, "skipped": 0}
+    assert second == {"step": 6, "loss": 5.0, **dict.fromkeys(quarters), "grad_norm": 7.0, "lr": 0.5, "skipped": 2}
+    assert third == {"step": 7, "loss": None, **dict.fromkeys(quarters), "grad_norm": None, "lr": 0.5, "skipped": 1}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm import training
 from ddpm.data import to_float
 from ddpm.diffusion import training_loss
-from ddpm.training import NonFiniteLoss, check_finite, lr_at, new_state, train
+from ddpm.training import GRAD_NORM, LOSS, NonFiniteGradient, loss_sums, lr_at, new_state, train
 from tiny import random_images, train_config
 
 CPU = torch.device("cpu")
@@ -98,16 +98,19 @@ def test_a_tiny_set_is_learnt(prediction: str) -> None:
         flip=False,
         warmup_steps=10,
         ema_decay=0.8,
+        log_every=1,
     )
-    loss = state.history[0]
+    loss = state.history[LOSS]
     assert float(loss[-20:].mean()) < (0.3 if prediction == "eps" else 0.7) * float(loss[:5].mean())
     # The average follows: it predicts as well, on draws of its own.
     config = train_config(
-        steps=1, warmup_steps=0, batch_size=64, num_timesteps=10, prediction=prediction, flip=False, seed=9, log_every=1
-    )
-    state.network, state.step = state.ema.network.requires_grad_(True), 0
-    next(iter(train(state, random_images(2), config)))
-    assert float(state.history[0, 0]) < (0.3 if prediction == "eps" else 0.45)
+        steps=1, warmup_steps=0, batch_size=64, num_timesteps=10, prediction=prediction, flip=False, seed=9, log_every=1,
+        channels=[16, 16],
+    )  # fmt: skip
+    follower = new_state(config, CPU)
+    follower.network.load_state_dict(state.ema.network.state_dict())
+    next(iter(train(follower, random_images(2), config)))
+    assert float(follower.history[LOSS, 0]) < (0.3 if prediction == "eps" else 0.45)
 
 
 def test_the_average_is_that_of_the_weights_after_each_step() -> None:
@@ -129,35 +132,99 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others() -> None:
 
 
 def test_bf16_trains_like_fp32() -> None:
-    full, half = (run(random_images(), precision=precision).history[0] for precision in ("fp32", "bf16"))
+    full, half = (run(random_images(), precision=precision, log_every=1).history[LOSS] for precision in ("fp32", "bf16"))
     assert not torch.equal(full, half)
     torch.testing.assert_close(full, half, rtol=0.02, atol=0)
 
 
-def test_history_holds_loss_and_norm_of_every_step() -> None:
-    state = run(random_images(), steps=7)
-    assert state.history.shape == (2, 7)
-    assert (state.history > 0).all()
+def test_compiled_training_is_training() -> None:
+    eager, compiled = (run(random_images(), compile=compiled, log_every=1) for compiled in ("auto", True))
+    torch.testing.assert_close(compiled.history, eager.history, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_divergence_names_the_step(poison: float) -> None:
-    config = train_config(steps=20, log_every=5)
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_a_batch_in_parts_is_the_same_batch(accumulate: int) -> None:
+    """Parts of unequal size too: 4 images in 3 parts."""
+    whole, parts = (run(random_images(), accumulate=count, steps=20) for count in (1, accumulate))
+    torch.testing.assert_close(parts.history, whole.history, rtol=1e-4, atol=1e-5)
+    for a, b in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_parts_call_the_network_with_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def spy(network: object, schedule: object, prediction: object, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        sizes.append(len(x0))
+        return training_loss(network, schedule, prediction, x0, t, eps)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "training_loss", spy)
+    run(random_images(), accumulate=3, steps=3)
+    assert sizes == [2, 1, 1] * 3
+
+
+def test_loss_sums_by_quarter_of_the_timesteps() -> None:
+    losses, t = torch.arange(1.0, 9), torch.tensor([1, 25, 26, 50, 51, 75, 76, 100])
+    assert loss_sums(losses, t, 100).tolist() == [36, 1 + 2, 3 + 4, 5 + 6, 7 + 8, 2, 2, 2, 2]
+    few = loss_sums(torch.tensor([5.0]), torch.tensor([2]), 2)  # T = 2 has only two quarters
+    assert few.tolist() == [5, 0, 0, 5, 0, 0, 0, 1, 0]
+
+
+def test_history_holds_the_sums_of_each_interval() -> None:
+    every, thirds = run(random_images(), steps=7, log_every=1).history, run(random_images(), steps=7, log_every=3).history
+    assert thirds.shape == (12, 3)
+    assert thirds[0].tolist() == [3, 3, 1]
+    torch.testing.assert_close(thirds, torch.stack([every[:, :3].sum(1), every[:, 3:6].sum(1), every[:, 6]], dim=1))
+    assert (every[LOSS] > 0).all()
+    assert (every[GRAD_NORM] > 0).all()
+    # The quarters' losses are those of the images: their sum over the batch's size is the batch's loss.
+    torch.testing.assert_close(every[4:8].sum(0) / 4, every[LOSS])
+    assert every[8:].sum(0).tolist() == [4] * 7
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float) -> None:
+    """Let the loss of the given steps (1, 2, ...) be multiplied by `value`, and with it the gradient."""
+    calls = iter(range(1, 1000))
+
+    def loss(*arguments: object) -> Tensor:
+        return training_loss(*arguments) * (value if next(calls) in steps else 1.0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "training_loss", loss)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_without_a_finite_gradient_changes_no_weight_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    poisoned(monkeypatch, {4, 7, 8}, value)
+    config = train_config(steps=10, log_every=5)
     state = new_state(config, CPU)
-    steps = train(state, random_images(), config)
-    for _ in range(7):
-        next(steps)
-    state.network.head[2].bias.data.fill_(poison)
-    # Steps 8 and 9 are done, step 10 is noticed: log_every divides it.
-    with pytest.raises(NonFiniteLoss, match=rf"^loss {poison}, .* at step 8: .*train\.lr"):
-        list(steps)
-    assert state.step == 10
+    before: list[Tensor] = []
+    for step in train(state, random_images(), config):
+        now = [*(p.detach().clone() for p in state.network.parameters())]
+        moments = [entry[name].clone() for entry in state.optimizer.state.values() for name in ("exp_avg", "step")]
+        if before:
+            unchanged = all(torch.equal(a, b) for a, b in zip(before, now + moments, strict=True))
+            assert unchanged == (step in {4, 7, 8}), step
+        assert int(state.skipped_in_a_row) == {4: 1, 7: 1, 8: 2}.get(step, 0)
+        before = now + moments
+    assert state.history[1].tolist() == [1, 2]
+    assert state.history[0].tolist() == [4, 3]
+    assert state.history.isfinite().all()
 
 
-def test_check_finite_looks_at_gradients_and_only_at_what_it_is_asked_for() -> None:
-    state = run(random_images(), steps=6)
-    check_finite(state, 0)
-    state.history[1, 2] = float("inf")
-    with pytest.raises(NonFiniteLoss, match="gradient norm inf at step 3"):
-        check_finite(state, 2)
-    check_finite(state, 3)
+def test_many_bad_steps_in_a_row_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, set(range(4, 10)), float("nan"))  # 6, one more than is borne
+    config = train_config(steps=30, log_every=3)
+    state = new_state(config, CPU)
+    with pytest.raises(NonFiniteGradient, match=r"^the last 6 steps, up to step 9, .*train\.lr"):
+        list(train(state, random_images(), config))
+    assert all(parameter.isfinite().all() for parameter in state.network.parameters())
+
+
+def test_five_bad_steps_in_a_row_are_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, set(range(4, 9)), float("nan"))
+    config = train_config(steps=12, log_every=1)
+    state = new_state(config, CPU)
+    list(train(state, random_images(), config))
+    assert int(state.history[1].sum()) == 5

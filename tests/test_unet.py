@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm.config import TrainConfig, norm_groups, resolve
-from ddpm.unet import SelfAttention, UNet, build_network, timestep_embedding
+from ddpm.unet import ResidualBlock, SelfAttention, UNet, build_network, timestep_embedding
 from stages.common import load_params
 from tiny import randomised, train_config
 
@@ -62,6 +62,21 @@ def test_every_parameter_learns() -> None:
         name for (name, new), old in zip(network.named_parameters(), before.parameters(), strict=True) if torch.equal(new, old)
     ]
     assert not still
+
+
+def test_each_block_gets_its_own_shift() -> None:
+    """The one product for all blocks gives what each block's own layer gives, in the order of use."""
+    network = randomised(build_network(train_config(channels=[8, 4, 12], attention=[False] * 3, num_res=2)))
+    t, used = torch.tensor([1, 50]), []
+    for name, module in network.named_modules():
+        if isinstance(module, ResidualBlock):
+            module.register_forward_hook(lambda block, inputs, output, name=name: used.append((name, block, inputs[1])))
+    network(images(), t)
+    downs, ups = ([f"{part}.{level}.blocks.{i}" for level in range(3) for i in (0, 1)] for part in ("downs", "ups"))
+    assert [name for name, _, _ in used] == [*downs, "neck.0", *ups[4:], *ups[2:4], *ups[:2]]
+    emb = network.time(timestep_embedding(t, network.time_emb_dim))
+    for name, block, shift in used:
+        torch.testing.assert_close(shift[:, :, 0, 0], block.time(emb), msg=name)
 
 
 def test_the_output_depends_on_t() -> None:
@@ -155,11 +170,11 @@ def test_dropout_acts_in_training_only() -> None:
 
 def test_weights_come_from_the_seed_alone() -> None:
     torch.manual_seed(1)
-    a = build_network(train_config(seed=5))
+    a = build_network(train_config(), 5)
     after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), after), "the global generator is left as it was"
-    b, c = build_network(train_config(seed=5)), build_network(train_config(seed=6))
+    b, c = build_network(train_config(), 5), build_network(train_config(), 6)
     assert torch.equal(a.stem.weight, b.stem.weight)
     assert not torch.equal(a.stem.weight, c.stem.weight)
 

@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "prediction": "eps",
     "steps": 10,
     "batch_size": 4,
+    "accumulate": 1,
     "lr": 1e-3,
     "lr_decay": "constant",
     "warmup_steps": 2,
@@ -31,7 +32,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoints": [],
     "log_every": 2,
     "precision": "fp32",
-    "channels_last": False,
     "compile": False,
 }
 

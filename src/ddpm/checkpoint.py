@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ddpm.config import ConfigError, TrainConfig, validate
+from ddpm.config import ConfigError, ModelConfig, validate
 from ddpm.unet import UNet, build_network
 
 
@@ -21,16 +23,53 @@ class CheckpointError(RuntimeError):
     """A file of weights or a training state cannot be used; the message names the file and the reason."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place, so that `path` is whole or absent."""
+def write_whole(path: Path, write: Callable[[Path], object], size: int) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place, so that `path` is whole or absent.
+
+    `size`: about how many bytes it writes. Raises CheckpointError where the disk refuses; `path` then is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_faults(path, size):
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_faults(path: Path, size: int) -> Iterator[None]:
+    """Where the disk refuses to take `path`, of about `size` bytes, raise a CheckpointError that says so."""
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, RuntimeError) as error:
+        refusal = error if isinstance(error, OSError) else error.__context__  # torch.save hides what the disk said
+        if not isinstance(refusal, OSError):
+            raise
+        raise CheckpointError(
+            f"{path}: {refusal.strerror or refusal} ({amount(size)} to write, {amount(free_bytes(path))} free there). "
+            "What was saved before is whole; mend this, and the same command continues"
+        ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the file system of `path`, which need not exist yet."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """The nearest of `path` and the folders above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def amount(size: float) -> str:
+    """Bytes for people, as in `1.3 GB`."""
+    power = min((len(str(int(size))) - 1) // 3, 4)
+    return f"{size / 1000**power:.{min(power, 1)}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:
@@ -38,14 +77,17 @@ def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> No
     tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
     # One entry only: safetensors writes several in an order that changes from run to run.
     content = save(tensors, {"ddpm": json.dumps(metadata, sort_keys=True)})
-    write_whole(path, lambda temporary: temporary.write_bytes(content))
+    write_whole(path, lambda temporary: temporary.write_bytes(content), len(content))
 
 
-def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[UNet, TrainConfig, dict[str, Any]]:
+def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[UNet, ModelConfig, dict[str, Any]]:
     """The network stored in `path`, in fp32 and eval mode, with its settings and metadata. Raises CheckpointError."""
     metadata, tensors = _read(path)
+    settings = metadata.get("config")
+    if isinstance(settings, dict):  # how it was trained is of no concern here, and may be spelled as in another version
+        settings = {name: value for name, value in settings.items() if name in ModelConfig.model_fields}
     try:
-        config = validate(TrainConfig, metadata.get("config"), "train")
+        config = validate(ModelConfig, settings, "train")
     except ConfigError as error:
         raise CheckpointError(f"{path}: its settings do not fit this code: {error}") from None
     network = build_network(config)
@@ -53,8 +95,7 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[UNet, 
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the network of this code: {error}") from None
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    return network.to(device).to(memory_format=memory_format).eval().requires_grad_(False), config, metadata
+    return network.to(device).eval().requires_grad_(False), config, metadata
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

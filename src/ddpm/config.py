@@ -83,10 +83,9 @@ class DataConfig(_Strict):
         return self
 
 
-class TrainConfig(_Strict):
-    """Network, process and optimisation: all that decides the trained weights."""
+class ModelConfig(_Strict):
+    """Network and process: what must be known of a checkpoint to draw from it."""
 
-    seed: Seed
     # Network (documents 000 and 001): one entry of `channels` and `attention` a resolution level.
     channels: list[Count] = Field(
         description="a list of positive integers, one a level, e.g. [64, 128, 256, 256]", min_length=1
@@ -99,25 +98,10 @@ class TrainConfig(_Strict):
     # Process.
     num_timesteps: Annotated[int, Field(ge=2)] = Field(description="T, 2 or more")
     prediction: Literal["eps", "v"] = Field(description="eps or v")
-    # Optimisation.
-    steps: Count = Field(description="optimizer steps, 1 or more")
-    batch_size: Count = Field(description="images a step, 1 or more")
-    lr: Annotated[float, Field(gt=0, le=1)] = Field(description="a number in (0, 1]")
-    lr_decay: Literal["constant", "linear"] = Field(description="constant, or linear (to 5 % of lr at the last step)")
-    warmup_steps: Whole = Field(description="steps over which the learning rate rises from 0, 0 or more")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(description="a number, 0 or more")
-    grad_clip: Annotated[float, Field(gt=0)] = Field(description="largest norm of the gradient, more than 0")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="a number in [0, 1)")
-    flip: bool = Field(description="true or false: mirror each image left-right with probability 1/2")
-    checkpoints: list[Count] = Field(description="steps at which raw weights are kept, ascending; the last always is")
-    log_every: Count = Field(description="steps a row of loss.csv, 1 or more")
-    # Speed.
     precision: Literal["auto", "fp32", "bf16"] = Field(description="auto, fp32 or bf16")
-    channels_last: bool = Field(description="true or false")
-    compile: bool = Field(description="true or false")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _levels(self) -> Self:
         if len(self.attention) != len(self.channels):
             raise ValueError(
                 f"train.attention = {self.attention} has {len(self.attention)} entries and "
@@ -128,8 +112,33 @@ class TrainConfig(_Strict):
                 f"train.channels = {self.channels}: the norm's groups of 4 channels do not divide {odd[0]}; "
                 "accepted: multiples of 4"
             )
+        return self
+
+
+class TrainConfig(ModelConfig):
+    """Network, process and optimisation: all that decides the trained weights."""
+
+    seed: Seed
+    steps: Count = Field(description="optimizer steps, 1 or more")
+    batch_size: Count = Field(description="images a step, 1 or more")
+    accumulate: Count = Field(description="parts in which a batch goes through the network, 1 to train.batch_size")
+    lr: Annotated[float, Field(gt=0, le=1)] = Field(description="a number in (0, 1]")
+    lr_decay: Literal["constant", "linear"] = Field(description="constant, or linear (to 5 % of lr at the last step)")
+    warmup_steps: Whole = Field(description="steps over which the learning rate rises from 0, 0 or more")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="a number, 0 or more")
+    grad_clip: Annotated[float, Field(gt=0)] = Field(description="largest norm of the gradient, more than 0")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="a number in [0, 1)")
+    flip: bool = Field(description="true or false: mirror each image left-right with probability 1/2")
+    checkpoints: list[Count] = Field(description="steps at which raw weights are kept, ascending; the last always is")
+    log_every: Count = Field(description="steps a row of loss.csv, 1 or more")
+    compile: Literal["auto"] | bool = Field(description="auto, true or false")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.checkpoints != sorted(set(self.checkpoints)):
             raise ValueError(f"train.checkpoints = {self.checkpoints}; accepted: ascending steps without repeats")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"train.accumulate = {self.accumulate}; accepted: 1 to train.batch_size = {self.batch_size}")
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"train.warmup_steps = {self.warmup_steps} leaves no step at full rate; "
@@ -174,6 +183,7 @@ class RuntimeConfig(_Strict):
     device: str = Field(description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     workers: Whole = Field(description="processes for preprocessing; 0 = one a core")
     save_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds between saves of the training state, more than 0")
+    launcher: str | None = Field(description="null, or the start of a command that starts several trainers, e.g. torchrun ...")
 
 
 class RecipeConfig(_Strict):

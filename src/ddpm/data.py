@@ -14,16 +14,19 @@ _ORDER, _DRAWS = 1, 2  # names of the two random streams of a training
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+def _epoch_order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(derive_seed(seed, _ORDER, epoch))
-    return torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=generator).to(device)
 
 
-def batch_indices(count: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Image numbers of step 0, 1, ...: int64 (batch_size,). Each epoch shows every image once, in its own order."""
+def batch_indices(count: int, batch_size: int, seed: int, step: int, device: torch.device) -> Tensor:
+    """Image numbers of step 0, 1, ...: int64 (batch_size,), on `device`. Each epoch shows every image once, in its own order.
+
+    The order is drawn on the CPU, so that it is the same everywhere, and put on `device` once an epoch.
+    """
     positions = range(step * batch_size, (step + 1) * batch_size)
     epochs = range(positions[0] // count, positions[-1] // count + 1)
-    order = torch.cat([_epoch_order(count, seed, epoch) for epoch in epochs])
+    order = torch.cat([_epoch_order(count, seed, epoch, device) for epoch in epochs])
     start = positions[0] - epochs[0] * count
     return order[start : start + batch_size]
 

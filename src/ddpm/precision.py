@@ -1,4 +1,4 @@
-"""Which arithmetic the network runs in."""
+"""Which arithmetic the network runs in, and in which memory order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"  # processors with AMX have it too
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -22,3 +22,19 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     if resolve_precision(precision, device) == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """channels_last on a GPU, whose tensor cores read it; not on a CPU, where torch's group norm is slow in it."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def configure(precision: str, device: torch.device) -> None:
+    """Set this process's switches for CUDA. bf16: TF32 for what stays fp32, the fastest kernels. fp32: repeatable ones."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        fast = resolve_precision(precision, device) == "bf16"
+        torch.backends.cuda.matmul.allow_tf32 = fast
+        torch.backends.cudnn.allow_tf32 = fast
+        torch.backends.cudnn.benchmark = fast
+        torch.backends.cudnn.deterministic = not fast

@@ -42,10 +42,11 @@ class NoiseStreams:
 
     def draw(self) -> Tensor:
         """The next noise of every stream: float32 (B, C, H, W)."""
-        noise = torch.empty(len(self.generators), *self.shape)
+        on_gpu = self.device.type == "cuda"
+        noise = torch.empty(len(self.generators), *self.shape, pin_memory=on_gpu)
         for row, generator in zip(noise, self.generators, strict=True):
             row.normal_(generator=generator)
-        return noise.to(self.device)
+        return noise.to(self.device, non_blocking=on_gpu)  # drawn while the GPU still works on the last step
 
 
 def ddpm(

@@ -34,6 +34,7 @@ class NoiseSchedule:
         if alpha_bar[0] != 1 or not (alpha_bar.diff() < 0).all() or alpha_bar[-1] <= 0:
             raise ValueError("alpha_bar must start at 1, fall strictly and stay above 0")
         self.alpha_bar = alpha_bar
+        self._copies = {alpha_bar.device: alpha_bar}
 
     @property
     def num_timesteps(self) -> int:
@@ -42,9 +43,10 @@ class NoiseSchedule:
 
     def alpha_bar_at(self, t: Tensor, like: Tensor) -> Tensor:
         """alpha_bar of integer `t` (B,), as float64 (B, 1, 1, 1) on the device of `like` (B, C, H, W)."""
-        if self.alpha_bar.device != like.device:
-            self.alpha_bar = self.alpha_bar.to(like.device)
-        return self.alpha_bar[t].view(-1, *[1] * (like.ndim - 1))
+        # A copy for each device: samplers read single numbers of the CPU's without waiting for a GPU.
+        if like.device not in self._copies:
+            self._copies[like.device] = self.alpha_bar.to(like.device)
+        return self._copies[like.device][t].view(-1, *[1] * (like.ndim - 1))
 
 
 def cosine_schedule(num_timesteps: int, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:

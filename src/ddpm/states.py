@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ast
+import copy
 import fcntl
 import hashlib
+import itertools
 import json
 import os
+import re
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from torch import Tensor, nn
 
-from ddpm.checkpoint import CheckpointError, write_whole
+from ddpm.checkpoint import CheckpointError, amount, disk_faults, existing, free_bytes, save_weights, write_whole
 from ddpm.config import TrainConfig
 from ddpm.training import TrainState
+
+FORMAT = 1  # of the state files; count it up when their layout changes, and keep the entry "format"
 
 
 def code_fingerprint(files: list[Path]) -> str:
@@ -45,7 +52,7 @@ class StateFolder:
     """The resumable states of one training: `state-<step>.pt`, and the kept `raw-<step>.safetensors`.
 
     At most one process writes it: `lock` refuses a second one. The folder's name holds a hash of the key, so that a
-    changed setting never continues a foreign state.
+    changed setting never continues a foreign state; a state that somebody put into the wrong folder is recognised too.
     """
 
     KEPT_STATES = 2  # one more than needed: a damaged newest state costs minutes, not the run
@@ -59,39 +66,37 @@ class StateFolder:
 
     def lock(self, wait_seconds: float = 0.0) -> None:
         """Claim the folder for this process until it ends. Raises CheckpointError if another process has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("a+")
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    self._lock.seek(0)
-                    holder = self._lock.read().strip() or "unknown"
-                    raise CheckpointError(
-                        f"{self.path}: another trainer (process {holder}) is writing this state; wait for it or stop it"
-                    ) from None
-                time.sleep(0.2)
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        write_whole(self.path / "key.json", lambda temporary: temporary.write_text(self._text))
-        for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while saving
-            leftover.unlink()
+        with disk_faults(self.path / "lock", len(self._text)):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a+")
+            deadline = time.monotonic() + wait_seconds
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        self._lock.seek(0)
+                        holder = self._lock.read().strip() or "unknown"
+                        raise CheckpointError(
+                            f"{self.path}: another trainer (process {holder}) is writing this state; wait for it or stop it"
+                        ) from None
+                    time.sleep(0.2)
+            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while saving
+                leftover.unlink()
+            self._lock.truncate(0)
+            self._lock.write(str(os.getpid()))
+            self._lock.flush()
+        write_whole(self.path / "key.json", lambda temporary: temporary.write_text(self._text), len(self._text))
 
     def difference(self) -> str | None:
         """What sets this training apart from the nearest other one here, for people; None if there is no other."""
         nearest: list[str] | None = None
         for file in self.others:
-            other = json.loads(file.read_text())
-            changes = [
-                f"train.{name}: {other['train'].get(name)} -> {value}"
-                for name, value in self.key["train"].items()
-                if other["train"].get(name) != value
-            ]
-            changes += [f"{part} changed" for part in ("data", "code") if other[part] != self.key[part]]
+            try:
+                changes = _changes(json.loads(file.read_text()), self.key)
+            except (ValueError, KeyError, OSError):  # damaged, or gone meanwhile: it is only a hint
+                continue
             if nearest is None or len(changes) < len(nearest):
                 nearest = changes
         return None if nearest is None else "; ".join(nearest)
@@ -99,32 +104,193 @@ class StateFolder:
     def raw_path(self, step: int) -> Path:
         return self.path / f"raw-{step:06d}.safetensors"
 
+    def save_raw(self, step: int, network: nn.Module, metadata: dict[str, Any]) -> None:
+        """Keep the weights of `network`, and their checksum beside them. Raises CheckpointError where the disk refuses."""
+        path = self.raw_path(step)
+        save_weights(path, network, metadata)
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+        write_whole(_checksum_path(path), lambda temporary: temporary.write_text(checksum), len(checksum))
+
+    def check_raws(self, config: TrainConfig) -> list[str]:
+        """Rename kept raw weights that are damaged, so that they count as missing; return a line for each."""
+        lines = []
+        for path in [self.raw_path(step) for step in config.kept_steps]:
+            if not path.exists():
+                continue
+            if not _checksum_path(path).exists():  # killed between the two: the state is of an earlier step
+                path.unlink()
+            elif hashlib.sha256(path.read_bytes()).hexdigest() != _checksum_path(path).read_text(errors="replace"):
+                fault = "is damaged (wrong checksum; the training goes back to a state at or before that step)"
+                lines.append(self._set_aside(path, fault, "damaged"))
+        return lines
+
     def save(self, state: TrainState, protect: int) -> None:
-        """Save `state`, then remove states that are no longer needed: all but the newest, and the one at `protect`."""
-        write_whole(self.path / f"state-{state.step:06d}.pt", lambda temporary: torch.save(state.state_dict(), temporary))
-        for old in [path for path in self._states() if _step_of(path) <= state.step][: -self.KEPT_STATES]:
+        """Save `state`, then remove states that are no longer needed: all but the newest, and the one at `protect`.
+
+        Raises CheckpointError where the disk refuses; the earlier states then are as they were.
+        """
+        content = {"format": FORMAT, "key": self._text, "state": state.state_dict()}
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # given a path, torch.save would not say why the disk refused
+                torch.save(content, file)
+
+        write_whole(self.path / f"state-{state.step:06d}.pt", write, state_bytes(state))
+        for old in self._states(state.step)[: -self.KEPT_STATES]:
             if _step_of(old) != protect:
                 old.unlink()
 
     def restore(self, state: TrainState, last_step: int) -> list[str]:
-        """Load the newest whole state at or before `last_step` into `state`; return a line for each damaged one met."""
-        damaged = []
-        for path in reversed([path for path in self._states() if _step_of(path) <= last_step]):
+        """Load the newest good state at or before `last_step` into `state`; return a line for each file left out.
+
+        Left out are damaged files, states of other trainings and those of newer versions of this project. They are
+        renamed: no later save overwrites them, and removing them is left to people (but for damaged ones: the newest
+        KEPT_STATES stay). Without a good state `state` stays as it was. Only the holder of the lock may call this.
+        """
+        lines = self._sort_out()
+        before = copy.deepcopy(state.state_dict())  # loading may fail half-way
+        for path in reversed(self._states(last_step)):
             try:
                 with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
                     if member := archive.testzip():
                         raise zipfile.BadZipFile(f"wrong checksum of {member}")
-                values = torch.load(path, map_location="cpu", weights_only=True)
+                state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state"])
+                if state.step != _step_of(path):
+                    raise ValueError(f"it holds step {state.step}")
+                break
+            except (MemoryError, torch.cuda.OutOfMemoryError):  # the file may be good
+                raise
             except Exception as error:  # garbage provokes almost any: KeyError, IndexError, UnicodeDecodeError, ...
-                damaged.append(f"{path} is damaged and was left out: {error}")
-                continue
-            state.load_state_dict(values)
-            return damaged
-        return damaged
+                state.load_state_dict(before)
+                lines.append(self._set_aside(path, f"is damaged ({_reason(error)})", "damaged"))
+        return lines
 
-    def _states(self) -> list[Path]:
-        return sorted(self.path.glob("state-*.pt"), key=_step_of)
+    def clear(self) -> list[str]:
+        """Remove all states and kept weights of this training; return a line for each foreign file, which stays."""
+        lines = self._sort_out()
+        for path in [*self._states(), *self.path.glob("raw-*.s*")]:
+            path.unlink()
+        return lines
+
+    def disk_need(self, state: TrainState, config: TrainConfig, outputs: Path, copies: int) -> dict[Path, int]:
+        """Bytes that training on from `state`, as restored, will take at most, beyond what lies here: by folder, one a disk.
+
+        `outputs`: the folder that gets copies of all kept weights and the EMA in the end; `copies`: 2 where DVC keeps
+        them in its cache too, else 1.
+        """
+        size, weights = state_bytes(state), weights_bytes(state.network)
+        published = copies * weights * (len(config.kept_steps) + 1) + OTHER_OUTPUTS
+        raws = weights * sum(not self.raw_path(step).exists() for step in config.kept_steps)
+        states, one_more = 0, 0
+        if state.step < config.steps:
+            here = [path.stat().st_size for path in self._states(state.step)][-self.KEPT_STATES :]
+            states = max(0, self.KEPT_STATES * size - sum(here))
+            one_more = size  # a state is saved before an old one is removed
+        if existing(self.path).stat().st_dev == existing(outputs).stat().st_dev:
+            return {self.path: raws + states + max(one_more, published)}
+        return {self.path: raws + states + one_more, outputs: published}
+
+    def check_room(self, state: TrainState, config: TrainConfig, outputs: Path, copies: int) -> list[str]:
+        """Say what `disk_need` finds, a line a disk. Raises CheckpointError if a disk has less."""
+        lines = []
+        for folder, need in self.disk_need(state, config, outputs, copies).items():
+            free = free_bytes(folder)
+            lines.append(f"this run will need {amount(need)} on the disk of {folder}; {amount(free)} are free")
+            if need > free:
+                raise CheckpointError(f"{lines[-1]}. Make room, or set fewer train.checkpoints or a smaller network")
+        return lines
+
+    def _states(self, last_step: int | None = None) -> list[Path]:
+        """The states at or before `last_step`, in order of steps."""
+        found = [path for path in self.path.glob("state-*.pt") if re.fullmatch(r"state-\d{6,}\.pt", path.name)]
+        return sorted((path for path in found if last_step is None or _step_of(path) <= last_step), key=_step_of)
+
+    def _sort_out(self) -> list[str]:
+        """Rename all states that are not this training's; return a line for each. What remains is ours to overwrite."""
+        lines = []
+        for path in reversed(self._states()):
+            try:
+                head = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
+                fault = self._foreign(head)
+            except Exception as error:  # as in `restore`
+                lines.append(self._set_aside(path, f"is damaged ({_reason(error)})", "damaged"))
+                continue
+            if fault:
+                lines.append(self._set_aside(path, fault, "foreign"))
+        return lines
+
+    def _foreign(self, head: Any) -> str | None:
+        """Why a state that holds `head` is not this training's; None if it is."""
+        if not isinstance(head, dict) or "format" not in head:
+            return "is no training state of this project"
+        if head["format"] != FORMAT:
+            age = "a newer" if head["format"] > FORMAT else "an older"
+            return f"was written by {age} version of this project (format {head['format']}; this one reads {FORMAT})"
+        if head["key"] != self._text:
+            return f"belongs to another training ({'; '.join(_changes(json.loads(head['key']), self.key))})"
+        return None
+
+    def _set_aside(self, path: Path, fault: str, ending: str) -> str:
+        """Rename `path` to a new name that ends in `ending`; return a line that says so."""
+        names = (path.with_name(f"{path.name}.{ending}-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        path.rename(aside)
+        for old in sorted(self.path.glob("*.damaged-*"), key=lambda file: file.stat().st_mtime)[: -self.KEPT_STATES]:
+            old.unlink()
+        return f"{path} {fault}; it was left out and is now {aside.name}"
+
+
+def _changes(other: dict[str, Any], key: dict[str, Any]) -> list[str]:
+    """What must change in the key of one training to make it that of another, for people."""
+    settings = {**other["train"], **key["train"]}
+    before, after = ({name: part["train"].get(name) for name in settings} for part in (other, key))
+    changes = [f"train.{name}: {before[name]} -> {after[name]}" for name in settings if before[name] != after[name]]
+    return changes + [f"{part} changed" for part in key if part != "train" and other.get(part) != key[part]]
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _step_of(path: Path) -> int:
     return int(path.stem.partition("-")[2])
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+# Bytes: what the zip archive of a state adds to a tensor, its list of speeds to an interval of log_every steps, the header of
+# safetensors to a tensor, either one's settings to a file, and what loss curve and metrics may take.
+STATE_ENTRY, SPEED_ENTRY, WEIGHTS_ENTRY, SETTINGS, OTHER_OUTPUTS = 400, 48, 160, 8192, 2**20
+BLOCK = 4096  # of a file system
+
+
+def state_bytes(state: TrainState) -> int:
+    """The size of the file of `state` at the end of its training; a little too high rather than too low."""
+    tensors = list(_tensors(state.state_dict()))
+    # A tensor is saved with all of its storage, which others may share.
+    content = sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    new = [parameter for parameter in parameters if parameter not in state.optimizer.state]
+    content += sum(2 * parameter.nbytes + 4 for parameter in new)  # the first step gives AdamW two moments and a count
+    return _blocks(content + STATE_ENTRY * (len(tensors) + 3 * len(new)) + SPEED_ENTRY * state.history.shape[1] + SETTINGS)
+
+
+def weights_bytes(network: nn.Module) -> int:
+    """The size of the file that `save_weights` makes of `network`; a little too high rather than too low."""
+    tensors = network.state_dict().values()
+    return _blocks(sum(2 * tensor.numel() + WEIGHTS_ENTRY for tensor in tensors) + SETTINGS)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in nested dicts and lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (dict, list)):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _tensors(value)
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK

@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that `name` (auto, cpu, cuda, cuda:N) means here. Raises ValueError if there is no such device."""
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N) means here. Raises ValueError if there is no such device.
+
+    auto and cuda mean the GPU number `local_rank`: processes of one machine take one each.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(f"device = {name!r}: this machine has {count} CUDA devices; accepted: auto, cpu")
@@ -29,7 +32,8 @@ def device_name(device: torch.device) -> str:
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         names = [line.partition(":")[2].strip() for line in lines] or names
-    return f"{names[0]}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{names[0]}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def measure_seconds(work: Callable[[], object], device: torch.device) -> float:

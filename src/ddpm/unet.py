@@ -8,14 +8,14 @@ outputs exactly 0 and each block starts as the identity.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm.config import TrainConfig, norm_groups
+from ddpm.config import ModelConfig, norm_groups
 from ddpm.seeds import derive_seed
 
 
@@ -38,7 +38,10 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with group norm and SiLU, the time embedding added between them, and a skip around both."""
+    """Two 3x3 convolutions with group norm and SiLU, a shift that depends on time between them, and a skip around both.
+
+    `time` maps the time embedding to the shift; UNet.time_shifts applies it for all blocks at once.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -50,10 +53,9 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x (B, in, H, W), emb (B, emb_dim) -> (B, out, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(emb)[:, :, None, None]
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """x (B, in, H, W), shift (B, out, 1, 1) -> (B, out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x))) + shift
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.skip(x) + h
 
@@ -94,10 +96,10 @@ class DownBlock(nn.Module):
         self.attention = SelfAttention(block_channels) if attention else nn.Identity()
         self.downsample = nn.Identity() if no_downsample else nn.Conv2d(block_channels, block_channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, shifts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
         """x (B, in, H, W) -> the input of the next level (B, block, H/2, W/2) and the skip (B, block, H, W)."""
         for block in self.blocks:
-            x = block(x, emb)
+            x = block(x, next(shifts))
         skip = self.attention(x)
         return self.downsample(skip), skip
 
@@ -121,11 +123,11 @@ class UpBlock(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(a, b, emb_dim, dropout) for a, b in pairwise(widths))
         self.attention = SelfAttention(block_channels) if attention else nn.Identity()
 
-    def forward(self, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
         """x (B, in, H/2, W/2), skip (B, block, H, W) -> (B, block, H, W)."""
         x = torch.cat([self.upsample(x), skip], dim=1)
         for block in self.blocks:
-            x = block(x, emb)
+            x = block(x, next(shifts))
         return self.attention(x)
 
 
@@ -159,31 +161,40 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList(
             UpBlock(below[i], channels[i], num_res, emb_dim, attention[i], i == bottom, dropout) for i in range(len(channels))
         )
+        parts = [*self.downs, self.neck, *reversed(self.ups)]  # in the order of use; a list registers no module twice
+        self._in_order = [block for part in parts for block in part.modules() if isinstance(block, ResidualBlock)]
         self.head = nn.Sequential(
             group_norm(channels[0]), nn.SiLU(), zero_init(nn.Conv2d(channels[0], in_channels, 3, padding=1))
         )
+
+    def time_shifts(self, t: Tensor) -> Iterator[Tensor]:
+        """The shift (B, out, 1, 1) of every residual block, in the order of use: one matrix product for all of them."""
+        layers = [block.time for block in self._in_order]
+        emb = self.time(timestep_embedding(t, self.time_emb_dim))
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return iter(F.linear(emb, weight, bias)[:, :, None, None].split([layer.out_features for layer in layers], dim=1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         factor = 2 ** (len(self.downs) - 1)
         if x_t.shape[-1] % factor or x_t.shape[-2] % factor:
             raise ValueError(f"height and width {tuple(x_t.shape[-2:])} must be multiples of {factor}")
-        emb = self.time(timestep_embedding(t, self.time_emb_dim))
+        shifts = self.time_shifts(t)
         x = self.stem(x_t)
         skips = []
         for down in self.downs:
-            x, skip = down(x, emb)
+            x, skip = down(x, shifts)
             skips.append(skip)
         for block in self.neck:
-            x = block(x, emb)
+            x = block(x, next(shifts))
         for up in reversed(self.ups):
-            x = up(x, skips.pop(), emb)
+            x = up(x, skips.pop(), shifts)
         return self.head(x)
 
 
-def build_network(config: TrainConfig, in_channels: int = 3) -> UNet:
-    """The network of a recipe, with weights drawn from its seed."""
+def build_network(config: ModelConfig, seed: int = 0, in_channels: int = 3) -> UNet:
+    """The network of a recipe, with weights drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed))
+        torch.manual_seed(derive_seed(seed))
         return UNet(
             in_channels,
             config.channels,
