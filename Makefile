@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all small full plots clean
+.PHONY: help setup demo test test-all soak benchmarks small full plots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 13
@@ -34,6 +34,14 @@ test-all: setup ## lint, types and all tests, the slow ones too
 	ruff check .
 	mypy
 	python -m pytest -m "slow or not slow"
+
+soak: setup ## kill the trainer and dvc again and again: no bit may change (minutes; part of test-all)
+	python -m pytest -m slow tests/test_soak.py
+
+benchmarks: setup ## install diffusers and denoising-diffusion-pytorch, and time ours beside them (see benchmarks/README.md)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[benchmarks]'
+	python -m benchmarks.training
+	python -m benchmarks.sampling
 
 small: setup ## real data at a size for two CPU cores: about an hour a recipe (see small/params.yaml)
 	cd small && dvc repro

@@ -18,6 +18,7 @@ from ddpm.config import FiguresConfig
 from ddpm.diffusion import Denoiser
 from ddpm.images import to_uint8
 from ddpm.inference import prepare
+from ddpm.memory import keep_freed_memory
 from ddpm.progress import progress_bar
 from ddpm.samplers import NoiseStreams, SampleState, ddim, ddpm
 from ddpm.schedule import cosine_schedule, timestep_grid
@@ -63,6 +64,7 @@ class Checkpoint:
         self.schedule = cosine_schedule(self.config.num_timesteps)
         self.device = device
         self.flops = forward_flops(self.network, self.shape)
+        keep_freed_memory()
         self._prepared: dict[bool, Denoiser] = {}
 
     def denoiser(self, calls: int) -> Denoiser:

@@ -27,6 +27,7 @@ from ddpm import compilation, data, diffusion, distributed, ema, precision, sche
 from ddpm.checkpoint import CheckpointError, disk_faults, save_weights
 from ddpm.config import TrainConfig
 from ddpm.images import save_loss_curve
+from ddpm.memory import keep_freed_memory
 from ddpm.precision import resolve_precision
 from ddpm.progress import progress_bar
 from ddpm.states import StateFolder, code_fingerprint, state_key, weights_bytes
@@ -99,6 +100,7 @@ def launch(launcher: str, paths: Paths, interrupts: Interrupts) -> None:
 def train(paths: Paths, config: TrainConfig, save_seconds: float, device: torch.device, interrupts: Interrupts) -> None:
     """The work of one process, of which the first one holds the state and writes."""
     first = distributed.rank() == 0
+    keep_freed_memory()
     if distributed.local_rank() == 0:
         training_images(paths)  # packs a missing array, on each machine once
     distributed.barrier()

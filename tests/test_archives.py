@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import pickle
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +231,72 @@ def test_an_image_cut_short_is_named_when_decoded(tmp_path: Path) -> None:
     images = CelebaImages(write_zip(tmp_path / "c.zip", {"000001.jpg": jpeg()[:-300]}))
     with pytest.raises(ArchiveError, match=r"c\.zip: 000001.jpg cannot be decoded"):
         images[0]
+
+
+def test_archives_of_other_writers_are_read(tmp_path: Path) -> None:
+    """Deflated, written to a pipe, which puts sizes behind the data, with extra fields, behind a self-extractor."""
+    contents = {f"img_align_celeba/{n}.jpg": jpeg(colour=colour) for n, colour in enumerate(["red", "lime", "blue"])}
+    stream = io.BytesIO()
+    stream.seekable = lambda: False  # type: ignore[method-assign]
+    stream.write(b"#!/bin/sh\nself-extractor\n")
+    with zipfile.ZipFile(stream, "w") as packed:
+        for n, (name, content) in enumerate(contents.items()):
+            info = zipfile.ZipInfo(name)
+            info.compress_type = [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED][n]
+            info.extra = b"\x55\x54\x05\x00\x01" + bytes(4)  # a time, as Info-ZIP adds it
+            packed.writestr(info, content)
+    (tmp_path / "c.zip").write_bytes(stream.getvalue())
+    images = CelebaImages(tmp_path / "c.zip")
+    images.check()
+    assert [images.read(index) for index in range(3)] == list(contents.values())
+
+
+def patched(path: Path, position: int, values: bytes) -> Path:
+    """The archive with `values` at `position` of the directory's entry of its last member, 2.jpg."""
+    whole = bytearray(path.read_bytes())
+    entry = whole.rindex(b"PK\1\2") + position
+    whole[entry : entry + len(values)] = values
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("position", "values"),
+    [(10, struct.pack("<H", 12)), (16, bytes(4)), (20, bytes(4)), (20, b"\xf0\xff\xff\xff"), (24, bytes(4)), (42, bytes([9]))],
+    ids=["method", "checksum", "no packed size", "huge packed size", "no size", "offset"],
+)
+def test_a_directory_that_lies_is_refused(tmp_path: Path, position: int, values: bytes) -> None:
+    path = patched(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(), "2.jpg": jpeg(colour="blue")}), position, values)
+    with pytest.raises(ArchiveError, match=r"c\.zip: 2.jpg cannot be read"):
+        CelebaImages(path).check()
+
+
+def test_a_file_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("img_align_celeba/2.jpg", bytes(200_000_000))
+    images = CelebaImages(patched(tmp_path / "c.zip", 24, struct.pack("<I", 7000)))
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match=r"c\.zip: 2.jpg cannot be read"):
+        images.read(0)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_part_is_small_and_travels_between_processes(tmp_path: Path) -> None:
+    contents = {f"{n:06d}.jpg": jpeg(colour=f"rgb({n},0,0)") for n in range(40)}
+    archive = write_zip(tmp_path / "c.zip", contents)
+    (tmp_path / "folder").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "folder" / name).write_bytes(content)
+    for path in (archive, tmp_path / "folder"):
+        whole = CelebaImages(path)
+        assert whole.read(39) == contents["000039.jpg"]
+        pickled = pickle.dumps(whole.part(range(10, 14)))
+        assert len(pickled) < 1000
+        part = pickle.loads(pickled)
+        assert part.names == [f"0000{n}.jpg" for n in range(10, 14)]
+        assert [part.read(index) for index in range(len(part))] == [contents[name] for name in part.names]
+        assert np.array_equal(np.asarray(part[2]), np.asarray(whole[12]))
 
 
 def test_a_cut_celeba_archive_is_refused_wherever_it_ends(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"ddpm": ROOT / "src" / "ddpm", "stages": ROOT / "stages"}
 # A module may import only modules of lower levels, and of the project only the library.
 LEVELS = [
-    {"compilation", "config", "distributed", "images", "parallel", "precision", "progress", "schedule", "seeds", "timing"},
+    {"compilation", "config", "distributed", "images", "memory", "parallel"}
+    | {"precision", "progress", "schedule", "seeds", "timing"},
     {"archives", "data", "diffusion", "ema", "fetch", "inference", "unet"},
     {"checkpoint", "preprocess", "samplers", "synthetic"},
     {"training"},

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm import preprocess
 from ddpm.archives import ArchiveError, CelebaImages, read_cifar10
 from ddpm.config import DataConfig, RemoteFile
 from ddpm.parallel import WorkerKilledError, in_processes
@@ -54,6 +56,21 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(600):
             packed.writestr(f"img_align_celeba/{index + 1:06d}.jpg", faces[index % 70])
     return folder / "faces.zip"
+
+
+PACKING = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from test_preprocess import BOX, data_config
+from ddpm.preprocess import pack
+if __name__ == "__main__":
+    pack(data_config("celeba", BOX, 64), Path(sys.argv[3]), Path(sys.argv[4]), 2)
+"""
+MEASURING = """
+    from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+    print(getrusage(RUSAGE_SELF).ru_maxrss, getrusage(RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 def test_the_box_is_cut_and_averaged() -> None:
@@ -145,10 +162,56 @@ def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
         pack(data_config("celeba", BOX, 16), tmp_path / "bad.zip", tmp_path / "a.npy", 1)
 
 
-def test_a_full_disk_is_foreseen(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(PackError, match=r"600 images of 16 px take 0\.00 GB"):
-        pack(data_config("celeba", BOX, 16), archive, tmp_path / "a.npy", 1)
+def test_a_disk_that_is_too_small_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as packed:
+        for index in range(3):
+            packed.writestr(f"img_align_celeba/{index}.jpg", b"no image: reading it would be an error")
+    size = 10_000_000  # 0.9 PB: more than this disk has
+    with pytest.raises(PackError, match=rf"3 images of {size} px take {9 * size**2:,} bytes, [0-9,]+ are free") as caught:
+        pack(data_config("celeba", BOX, size), tmp_path / "f.zip", tmp_path / "a.npy", 2)
+    free = int(re.findall(r"([0-9,]+) are free", str(caught.value))[0].replace(",", ""))
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert {path.name for path in tmp_path.iterdir()} == {"f.zip"}
+
+
+def test_the_array_is_written_in_place(archive: Path, tmp_path: Path) -> None:
+    """The final file is the one that the first worker wrote to, and beside it there is no other."""
+    out, seen = tmp_path / "a.npy", tmp_path / "seen"
+    thread = threading.Thread(target=pack, args=(data_config("celeba", BOX, 64), archive, out, 2))
+    thread.start()
+    names: set[str] = set()
+    while thread.is_alive():
+        names |= {path.name for path in tmp_path.iterdir()}
+        if not seen.exists() and (tmp_path / "a.npy.tmp").exists():
+            seen.hardlink_to(tmp_path / "a.npy.tmp")
+    thread.join()
+    assert names <= {"a.npy.tmp", "a.npy", "seen"}
+    assert seen.samefile(out)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npy", "seen"}
+
+
+def peak_memory(folder: Path, count: int) -> tuple[int, int]:
+    """Bytes that packing `count` plain images by two workers takes at most: in this process, in the larger worker."""
+    stream = io.BytesIO()
+    Image.new("RGB", (178, 218), "orange").save(stream, "JPEG")
+    with zipfile.ZipFile(folder / f"{count}.zip", "w") as packed:
+        for index in range(count):
+            packed.writestr(f"img_align_celeba/{index:06d}.jpg", stream.getvalue())
+    (folder / "run.py").write_text(PACKING + MEASURING)
+    arguments = [str(SOURCE), str(Path(__file__).parent), str(folder / f"{count}.zip"), str(folder / f"{count}.npy")]
+    output = subprocess.run([sys.executable, str(folder / "run.py"), *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    parent, worker = (int(word) * (1 if sys.platform == "darwin" else 1024) for word in output.stdout.split())
+    return parent, worker
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """What grows is the archive's directory, in the parent: 0.6 kB an image. The pixels are 12 kB an image."""
+    few, many = (np.array(peak_memory(tmp_path, count)) for count in (600, 6600))
+    array = 6000 * 64 * 64 * 3
+    assert (tmp_path / "6600.npy").stat().st_size > array
+    parent, worker = many - few
+    assert parent < 0.15 * array
+    assert worker < 0.1 * array
 
 
 def test_a_failed_run_leaves_the_earlier_array(archive: Path, tmp_path: Path) -> None:
@@ -157,17 +220,6 @@ def test_a_failed_run_leaves_the_earlier_array(archive: Path, tmp_path: Path) ->
     with pytest.raises(ArchiveError):
         pack(data_config("celeba", BOX, 16), tmp_path / "bad.zip", tmp_path / "a.npy", 1)
     assert (tmp_path / "a.npy").read_bytes() == b"earlier"
-
-
-PACKING = """
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
-from test_preprocess import BOX, data_config
-from ddpm.preprocess import pack
-if __name__ == "__main__":
-    pack(data_config("celeba", BOX, 64), Path(sys.argv[3]), Path(sys.argv[4]), 2)
-"""
 
 
 def children(pid: int) -> list[int]:
@@ -223,6 +275,37 @@ def test_packing_loads_no_torch() -> None:
     """A worker would load it too: two seconds and 200 MB each."""
     code = "import sys, ddpm.preprocess, ddpm.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCE)}).returncode == 0
+
+
+def test_the_benchmarks_share_is_that_of_the_same_round() -> None:
+    """The machine is ten times slower in the second of three rounds: the ratio of medians would be 0.8 / 1."""
+    from benchmarks.preprocess import paired_share  # here: the processes that other tests start import this file
+
+    assert paired_share([80.0, 8.0, 9.0], [100.0, 10.0, 10.0]) == 0.8
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_the_bound_and_the_stage(archive: Path, tmp_path: Path) -> None:
+    arguments = [str(archive), "--images", "900", "--repeats", "1", "--json", str(tmp_path / "b.json")]
+    root = SOURCE.parent
+    output = subprocess.run(
+        [sys.executable, "-m", "benchmarks.preprocess", *arguments], cwd=root, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert result["command"] == "python -m benchmarks.preprocess faces.zip --images 900 --repeats 1"
+    assert result["images"] == 900
+    assert result["array_bytes"] == 900 * 64 * 64 * 3
+    one, every, packing = (rates[0] for rates in result["rates"].values())
+    assert result["share"] == pytest.approx(packing / every)
+    assert 0.3 * result["cores"] * one < every < 3 * result["cores"] * one
+    assert 0.02 < result["share"] < 1.2
+    with zipfile.ZipFile(archive) as sound, zipfile.ZipFile(tmp_path / "repeated.zip", "w") as packed:
+        names = sound.namelist()
+        for index in range(900):
+            packed.writestr(f"img_align_celeba/{index:04d}.jpg", sound.read(names[index % 600]))
+    stats = pack(data_config("celeba", BOX, 64), tmp_path / "repeated.zip", tmp_path / "a.npy", 0)
+    assert result["sha256"] == stats["sha256"]
+    assert f"{result['share']:.0%} of the bound" in output
 
 
 @pytest.mark.skipif(

@@ -220,18 +220,43 @@ def test_a_second_trainer_refuses_at_once_and_names_the_first(
     process = checkout.start(*TRAINER)
     wait_for(lambda: newest(checkout), "a saved state")
     os.kill(process.pid, signal.SIGSTOP)  # it cannot end meanwhile
-    before = checkout.files(f"{WORK}/train-*/*")
-    second = subprocess.run(
-        TRAINER, cwd=checkout.path, env=checkout.env, capture_output=True, text=True, check=False, timeout=60
-    )
+    try:
+        before = checkout.files(f"{WORK}/train-*/*")
+        second = subprocess.run(
+            TRAINER, cwd=checkout.path, env=checkout.env, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert checkout.files(f"{WORK}/train-*/*") == before
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
     assert second.returncode == 1
     assert f"another trainer (process {process.pid}) is writing this state" in second.stderr
     assert "Traceback" not in second.stderr
-    assert checkout.files(f"{WORK}/train-*/*") == before
-    os.kill(process.pid, signal.SIGCONT)
     assert process.wait(300) == 0, checkout.log.read_text()
     found = results(checkout)
     assert found == {name: uninterrupted[name] for name in found}
+
+
+def test_damaged_files_are_named_and_made_again(ready: Checkout, uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    checkout = ready.copy(tmp_path / "project")
+    checkout.params(runtime__save_seconds=0.02)
+    checkout.run(*TRAINER)
+    (folder,) = (checkout.path / WORK).glob("train-*")
+    last = folder / f"raw-{STEPS:06d}.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes(content)
+    output = checkout.run(*TRAINER)  # its state holds the same weights
+    assert f"warning: {last} is damaged" in output
+    assert f"resuming at step {STEPS} of {STEPS}" in output
+    assert results(checkout) == {name: uninterrupted[name] for name in results(checkout)}
+
+    state = folder / f"state-{STEPS:06d}.pt"
+    os.truncate(state, state.stat().st_size // 2)
+    output = checkout.run(*TRAINER)
+    assert f"warning: {state} is damaged" in output
+    assert f"resuming at step {STEPS} " not in output
+    assert "resuming at step " in output
+    assert results(checkout) == {name: uninterrupted[name] for name in results(checkout)}
 
 
 def size_of(*folders: Path) -> int:
@@ -259,9 +284,9 @@ def test_a_training_takes_the_disk_that_it_announces(ready: Checkout, tmp_path: 
     words = line.split()
     assert words[5] == "MB"
     need = float(words[4]) * 1e6
-    assert most < need + 0.05e6, "said with one digit"
-    other_outputs = 2**20  # most of this megabyte is room for longer loss curves
-    assert need - other_outputs < 1.25 * most, "of files as tiny as these the headers are a fifth"
+    # Of the megabyte for curves and metrics a long training takes most, this one little.
+    assert most < need - 2**20 + 0.2e6
+    assert need - 2**20 < 1.25 * most, "of files as tiny as these the headers are a fifth"
 
 
 @pytest.fixture

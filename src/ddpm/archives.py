@@ -6,6 +6,7 @@ leave their folder is refused all the same, because whoever made it meant harm o
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import re
@@ -15,6 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -110,22 +112,25 @@ class CelebaImages:
     """The aligned images of CelebA in name order: `len(images)`, `images.names`, `images[i]`.
 
     `path` is img_align_celeba.zip, or an unpacked folder of its .jpg files (or the folder above). Opening it checks
-    every member's path; `check` also looks at every file. An open archive belongs to the process that opened it:
-    give others the path. Layout: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, "Align&Cropped Images".
-    Raises ArchiveError.
+    every member's path; `check` also looks at every file. Layout: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html,
+    "Align&Cropped Images". Other processes get a `part` each: every archive that is opened holds its whole directory,
+    which takes 130 MB and a second for all of CelebA. Raises ArchiveError.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
+        self._stream: BinaryIO | None = None  # of the archive, once it is read
+        self._members: list[_Member] = []  # empty for a folder
         if path.is_dir():
             self._folder, self.names = _celeba_folder(path)
         else:
             try:
-                self._zip = zipfile.ZipFile(path)
+                with zipfile.ZipFile(path) as archive:
+                    members = _celeba_members(path, archive)
             except (zipfile.BadZipFile, struct.error) as error:
                 raise ArchiveError(f"{path}: not a whole .zip archive ({error}); fetch or make it again") from error
-            self.names = _celeba_members(path, self._zip)
+            self.names = sorted(members)
+            self._members = [members[name] for name in self.names]
         if not self.names:
             raise ArchiveError(
                 f"{path}: holds no .jpg image; accepted: members {CELEBA_FOLDER}/NNNNNN.jpg, or a folder of such files"
@@ -138,9 +143,18 @@ class CelebaImages:
         """Image `index`, decoded, RGB, 178x218."""
         image = self._open(index)
         try:
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
         except (OSError, SyntaxError, ValueError) as error:
             raise ArchiveError(f"{self.path}: {self.names[index]} cannot be decoded ({error})") from error
+
+    def part(self, indices: range) -> CelebaImages:
+        """The images `indices` alone; it can be pickled until its first image is read."""
+        part = copy.copy(self)
+        part._stream = None
+        part.names = [self.names[index] for index in indices]
+        part._members = [self._members[index] for index in indices] if self._members else []
+        return part
 
     def check(self) -> None:
         """Read every file, its checksum and its image's size, decoding none; raise ArchiveError at the first fault."""
@@ -151,10 +165,11 @@ class CelebaImages:
 
     def read(self, index: int) -> bytes:
         """The bytes of image `index`; those of an archive are compared with their CRC."""
-        if self._zip is None:
+        if not self._members:
             return (self._folder / self.names[index]).read_bytes()
+        self._stream = self._stream or self.path.open("rb")
         try:
-            return self._zip.read(f"{CELEBA_FOLDER}/{self.names[index]}")
+            return _read_member(self._stream, self._members[index])
         except (zipfile.BadZipFile, EOFError, zlib.error, struct.error, NotImplementedError) as error:
             raise ArchiveError(f"{self.path}: {self.names[index]} cannot be read ({error})") from error
 
@@ -190,8 +205,18 @@ def _celeba_folder(path: Path) -> tuple[Path, list[str]]:
     return folder, sorted(names)
 
 
-def _celeba_members(path: Path, archive: zipfile.ZipFile) -> list[str]:
-    names: set[str] = set()
+class _Member(NamedTuple):
+    """What the directory of a .zip archive says of a file and reading it takes."""
+
+    offset: int
+    packed_size: int
+    size: int
+    crc: int
+    method: int
+
+
+def _celeba_members(path: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:
+    members: dict[str, _Member] = {}
     for member in archive.infolist():
         _check_name(path, member.filename)
         kind = stat.S_IFMT(member.external_attr >> 16)
@@ -200,14 +225,32 @@ def _celeba_members(path: Path, archive: zipfile.ZipFile) -> list[str]:
         folder, _, name = member.filename.rpartition("/")
         if folder != CELEBA_FOLDER or not name.endswith(".jpg"):
             continue
-        if name in names:
+        if name in members:
             raise ArchiveError(f"{path}: {member.filename} is there twice")
         if member.flag_bits & 1:
             raise ArchiveError(f"{path}: {member.filename} is encrypted")
         if member.file_size > CELEBA_MAX_BYTES:
             raise ArchiveError(f"{path}: {member.filename} unpacks to {member.file_size} bytes, more than any image of CelebA")
-        names.add(name)
-    return sorted(names)
+        members[name] = _Member(member.header_offset, member.compress_size, member.file_size, member.CRC, member.compress_type)
+    return members
+
+
+def _read_member(stream: BinaryIO, member: _Member) -> bytes:
+    """The bytes of `member`, as ZipFile.read gives them, which needs the archive's whole directory.
+
+    Layout of the header in front of them: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.7.
+    """
+    stream.seek(member.offset)
+    name_length, extra_length = struct.unpack("<26xHH", stream.read(30))
+    stream.seek(name_length + extra_length, os.SEEK_CUR)
+    content = stream.read(min(member.packed_size, CELEBA_MAX_BYTES))
+    if member.method == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, CELEBA_MAX_BYTES)
+    elif member.method != zipfile.ZIP_STORED:
+        raise NotImplementedError(f"compression method {member.method}; accepted: stored and deflated")
+    if len(content) != member.size or zlib.crc32(content) != member.crc:
+        raise zipfile.BadZipFile("its bytes are not those of the archive's directory")
+    return content
 
 
 def _check_name(path: Path, member: str) -> None:

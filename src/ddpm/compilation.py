@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# Floating-point operations after which compiling has paid for itself, as benchmarks/README.md measures it. On a CPU it
-# saves a sixth of sampling and nothing of training; on a GPU the number is an estimate.
+# Floating-point operations from which compiling repays its start. On a CPU (benchmarks/README.md) it saves about a tenth of
+# sampling, at a start of about half a minute, and nothing of training; the number for a GPU is an estimate.
 _CPU_SAMPLING, _CUDA = 1e14, 1e16
 
 

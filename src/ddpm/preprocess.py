@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,8 @@ def pack(config: DataConfig, source: Path, out: Path, workers: int) -> dict[str,
     """Write all images of `source` (an archive or folder that `ddpm.archives` reads) to `out` and describe them.
 
     `out` becomes an .npy file, uint8 (N, size, size, 3), whole or not at all; calls with one `out` must not overlap.
-    `workers` is the number of processes, 0 = one a core; the result does not depend on it. Returns count, size, mean
+    `workers` is the number of processes, 0 = one a core; the result does not depend on it. Memory does not grow with the
+    number of CelebA's images but for the archive's directory, 0.6 kB an image in this process. Returns count, size, mean
     and std (of R, G and B in [0, 1], over all pixels) and sha256 (of the file).
     Raises ArchiveError, which names a corrupt image, PackError and WorkerKilledError.
     """
@@ -34,10 +36,9 @@ def pack(config: DataConfig, source: Path, out: Path, workers: int) -> dict[str,
     temporary = out.with_name(out.name + ".tmp")
     try:
         if config.dataset == "cifar10":
-            totals, count = _pack_cifar10(source, temporary)
+            totals, count, digest = _pack_cifar10(source, temporary)
         else:
-            totals, count = _pack_celeba(config, source, temporary, workers)
-        digest = sha256_of(temporary)
+            totals, count, digest = _pack_celeba(config, source, temporary, workers)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -60,53 +61,82 @@ def cut(image: Image.Image, crop: list[int], size: int) -> np.ndarray:
 def _create(path: Path, count: int, size: int) -> np.memmap:
     """An .npy file for `count` images, open for writing."""
     needed, free = count * size * size * 3, shutil.disk_usage(path.parent).free
-    if needed > free:  # writing to a mapped file on a full disk kills the process without a message
-        raise PackError(f"{path.parent}: {count} images of {size} px take {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
+    if needed > free:  # minutes before it would be noticed; and a full disk kills who writes to a mapped file, without a word
+        raise PackError(
+            f"{path.parent}: {count} images of {size} px take {needed:,} bytes, {free:,} are free; "
+            "accepted: a disk with room for them, or a smaller data.size"
+        )
     return np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
 
 
-def _pack_cifar10(source: Path, path: Path) -> tuple[np.ndarray, int]:
+def _pack_cifar10(source: Path, path: Path) -> tuple[np.ndarray, int, str]:
     images = read_cifar10(source)
     array = _create(path, len(images), 32)
     array[:] = images
     array.flush()
     chunks = [_power_sums(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
-    return np.sum(chunks, axis=0), len(images)
+    return np.sum(chunks, axis=0), len(images), sha256_of(path)
 
 
-def _pack_celeba(config: DataConfig, source: Path, path: Path, workers: int) -> tuple[np.ndarray, int]:
+def _pack_celeba(config: DataConfig, source: Path, path: Path, workers: int) -> tuple[np.ndarray, int, str]:
     assert config.crop is not None  # DataConfig sees to it
-    count = len(CelebaImages(source))
-    _create(path, count, config.size).flush()
-    tasks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    images = CelebaImages(source)
+    image_bytes = config.size**2 * 3
+    header_bytes = _create(path, len(images), config.size).offset
+    everything = range(len(images))
+    tasks = [
+        _Task(images.part(everything[start : start + CHUNK]), header_bytes + start * image_bytes)
+        for start in everything[::CHUNK]
+    ]
     totals = np.zeros((2, 3), np.int64)
-    with progress_bar(total=count, desc=f"pack {config.dataset}", unit=" images") as bar:
-        results = in_processes(_Packer, (source, path, config.crop, config.size), tasks, workers)
+    with (
+        path.open("rb", buffering=0) as written,  # a buffer would read ahead, what is not written yet
+        progress_bar(total=len(images), desc=f"pack {config.dataset}", unit=" images") as bar,
+    ):
+        digest = hashlib.sha256(written.read(header_bytes))
+        results = in_processes(_Packer, (path, config.crop, config.size), tasks, workers)
         for task, sums in zip(tasks, results, strict=True):
             totals += sums
-            bar.update(len(task))
-    return totals, count
+            digest.update(written.read(len(task.images) * image_bytes))
+            bar.update(len(task.images))
+    return totals, len(images), digest.hexdigest()
+
+
+class _Task(NamedTuple):
+    images: CelebaImages
+    offset: int  # of their place in the array's file, in bytes
 
 
 class _Packer:
-    """Decodes and cuts images of `source` into the array at `path`; one a process."""
+    """Decodes and cuts images into the array's file at `path`; one a process.
 
-    def __init__(self, source: Path, path: Path, crop: list[int], size: int) -> None:
-        self.images = CelebaImages(source)
-        self.array = np.lib.format.open_memmap(path, "r+")
+    It writes to the file rather than to a map of it, whose pages would count as the process's memory.
+    """
+
+    def __init__(self, path: Path, crop: list[int], size: int) -> None:
+        self.file = path.open("r+b")
         self.crop, self.size = crop, size
 
-    def __call__(self, indices: range) -> np.ndarray:
-        """Write the images `indices`; return their power sums, int64 (2, 3)."""
-        chunk = np.stack([cut(self.images[index], self.crop, self.size) for index in indices])
-        self.array[indices.start : indices.stop] = chunk
+    def __call__(self, task: _Task) -> np.ndarray:
+        """Write the images of `task`; return their power sums, int64 (2, 3)."""
+        chunk = np.empty((len(task.images), self.size, self.size, 3), np.uint8)
+        for index in range(len(chunk)):
+            chunk[index] = cut(task.images[index], self.crop, self.size)
+        self.file.seek(task.offset)
+        self.file.write(chunk.data)
+        self.file.flush()
         return _power_sums(chunk)
 
 
 def _power_sums(images: np.ndarray) -> np.ndarray:
-    """Sums of the values and of their squares, a channel: int64 (2, 3), exact for chunks in any order."""
-    pixels = images.reshape(-1, 3).astype(np.int64)
-    return np.stack([pixels.sum(0), (pixels**2).sum(0)])
+    """Sums of the values and of their squares, a channel: int64 (2, 3), exact for chunks in any order.
+
+    `images` is uint8 (n, size, size, 3), at most 66,051 images: the small types are twenty times as fast as int64.
+    """
+    values = images.reshape(len(images), -1)
+    squares = np.square(values, dtype=np.uint16)
+    sums = np.stack([values.sum(0, dtype=np.uint32), squares.sum(0, dtype=np.uint32)])
+    return sums.reshape(2, -1, 3).sum(1, dtype=np.int64)
 
 
 def _moments(totals: np.ndarray, pixels: int) -> tuple[list[float], list[float]]:
