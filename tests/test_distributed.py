@@ -40,7 +40,7 @@ def states(checkout: Checkout) -> list[Path]:
 
 
 def last_state(checkout: Checkout) -> dict[str, Any]:
-    values: dict[str, Any] = torch.load(states(checkout)[-1], weights_only=True)
+    values: dict[str, Any] = torch.load(states(checkout)[-1], weights_only=True)["state"]
     return values
 
 
