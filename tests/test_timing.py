@@ -29,4 +29,10 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_the_device_name_says_how_many_threads_work() -> None:
-    assert device_name(torch.device("cpu")).endswith(f", {torch.get_num_threads()} threads")
+    before = torch.get_num_threads()
+    try:
+        for count, words in ((1, ", 1 thread"), (2, ", 2 threads")):
+            torch.set_num_threads(count)
+            assert device_name(torch.device("cpu")).endswith(words)
+    finally:
+        torch.set_num_threads(before)
