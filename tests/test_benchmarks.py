@@ -242,6 +242,7 @@ def test_a_product_for_each_block_computes_the_same() -> None:
     torch.testing.assert_close(network(x_t, t), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_choice_is_measured() -> None:
     recipe, _ = resolve(load_params("demo"), "cifar10")
     tiny = recipe.train.model_copy(update={"channels": [8, 8], "attention": [False, True]})
