@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import Contender, Work, benchmark, measure, options
+from benchmarks.common import EPOCH, Contender, Work, benchmark, measure, options
 from benchmarks.training import CPU_BATCH_SIZE, PASSES
 from ddpm.compilation import forward_flops
 from ddpm.config import RecipeConfig, TrainConfig
@@ -24,9 +24,9 @@ from stages.common import fault_to_exit
 class OneByOne(UNet):
     """The network with a matrix product for each residual block's shift."""
 
-    def time_shifts(self, t: Tensor) -> Iterator[Tensor]:
+    def shifts(self, t: Tensor, context: Tensor | None = None) -> Iterator[Tensor | None]:
         emb = self.time(timestep_embedding(t, self.time_emb_dim))
-        return iter([block.time(emb)[:, :, None, None] for block in self._in_order])
+        return iter([None if block.time is None else block.time(emb)[:, :, None, None] for block in self._in_order])
 
 
 def step(network: nn.Module, function: Any, config: TrainConfig, x_t: Tensor) -> Work:
@@ -48,7 +48,7 @@ def step(network: nn.Module, function: Any, config: TrainConfig, x_t: Tensor) ->
 
 def run(recipe: RecipeConfig, device: torch.device, batch_size: int | None, rounds: int) -> dict[str, Any]:
     """Measure one recipe's network: a run of the json."""
-    config, size = recipe.train, recipe.data.size
+    config, size = recipe.train.in_steps(EPOCH), recipe.data.size
     batch_size = batch_size or (config.batch_size if device.type == "cuda" else CPU_BATCH_SIZE)
     precision = resolve_precision(config.precision, device)
     names = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}

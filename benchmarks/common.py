@@ -28,6 +28,7 @@ from stages.common import SCALES, WORK, Fault, load_params, write_json
 
 Work = Callable[[], object]
 # A turn ends with a wait for the GPU, as a training or a chain of operations does not after each of its steps.
+EPOCH = 50_000  # images, where a recipe counts in epochs: CIFAR-10's
 STEPS_A_TURN = {"cpu": 1, "cuda": 10}
 
 

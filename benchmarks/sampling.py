@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.common import Contender, Work, benchmark, measure, options, paired_ratio, positive
+from benchmarks.common import EPOCH, Contender, Work, benchmark, measure, options, paired_ratio, positive
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
 from ddpm.compilation import forward_flops, sampling_repays
 from ddpm.config import RecipeConfig, TrainConfig
@@ -32,7 +32,7 @@ from ddpm.diffusion import Denoiser
 from ddpm.inference import prepare
 from ddpm.precision import autocast, resolve_precision
 from ddpm.samplers import NoiseStreams, ddim, ddpm
-from ddpm.schedule import cosine_schedule, timestep_grid
+from ddpm.schedule import noise_schedule, timestep_grid
 from ddpm.unet import build_network
 from stages.common import Fault, fault_to_exit
 from stages.drawing import chosen_sampler
@@ -43,17 +43,20 @@ ALONE = "network alone"
 
 
 def ours(
-    function: Callable[[Tensor, Tensor], Tensor], config: TrainConfig, noise: Callable[[], NoiseStreams], steps: int
+    function: Callable[..., Tensor], config: TrainConfig, noise: Callable[[], NoiseStreams], steps: int
 ) -> dict[str, Work]:
     """DDIM and DDPM of ddpm.samplers over a network as a function of x_t and t, and its calls alone."""
-    schedule = cosine_schedule(config.num_timesteps)
+    schedule = noise_schedule(
+        config.schedule, config.num_timesteps, config.beta_min, config.beta_max, config.zero_terminal_snr
+    )
     denoiser = Denoiser(function, schedule, config.prediction)
-    grid = timestep_grid(config.num_timesteps, steps)
+    grid = timestep_grid(schedule, steps)
     x_t = noise().draw()
     t = torch.full((len(x_t),), config.num_timesteps // 2, device=x_t.device)
 
     def loop(sampler: Any) -> None:
-        for _ in sampler(denoiser, schedule, noise(), grid):
+        streams = noise()
+        for _ in sampler(denoiser, schedule, streams.draw(), grid, streams):
             pass
 
     @torch.no_grad()
@@ -97,7 +100,7 @@ def lucidrains_sampling(network: nn.Module, x_t: Tensor, num_timesteps: int, ste
 
 def contenders(recipe: RecipeConfig, batch_size: int, steps: int, device: torch.device) -> list[Contender]:
     """The rows of the table and our networks alone, named "network: sampler"; the first is ours as shipped, by DDIM."""
-    config, size = recipe.train, recipe.data.size
+    config, size = recipe.train.in_steps(EPOCH), recipe.data.size
     shape = (3, size, size)
     precision = resolve_precision(config.precision, device)
     found = []

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import STEPS_A_TURN, Contender, Work, benchmark, measure, options
+from benchmarks.common import EPOCH, STEPS_A_TURN, Contender, Work, benchmark, measure, options
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
 from ddpm.compilation import forward_flops, training_repays
 from ddpm.config import RecipeConfig, TrainConfig
@@ -111,12 +111,13 @@ def contenders(recipe: RecipeConfig, batch_size: int, device: torch.device) -> l
         parameters = sum(parameter.numel() for parameter in network.parameters())
         found.append(Contender(name, turn, steps, batch_size, arithmetic, parameters, flops, switches))
 
-    network: nn.Module = build_network(recipe.train, recipe.train.seed)
+    asked = recipe.train.in_steps(EPOCH)
+    network: nn.Module = build_network(asked, asked.seed)
     flops = forward_flops(network, shape)
-    compiled = recipe.train.compile
+    compiled = asked.compile
     if compiled == "auto":  # as ddpm.training decides for the whole training
-        compiled = training_repays(PASSES * flops * recipe.train.batch_size * recipe.train.steps, device)
-    config = recipe.train.model_copy(update={"batch_size": batch_size, "steps": ENDLESS, "compile": compiled})
+        compiled = training_repays(PASSES * flops * asked.batch_size * asked.steps, device)
+    config = asked.model_copy(update={"batch_size": batch_size, "steps": ENDLESS, "compile": compiled})
     off = config.model_copy(update={"precision": "fp32", "compile": False})
     images = torch.randint(0, 256, (512, size, size, 3), dtype=torch.uint8).to(device)
     add("ours, as shipped", network, flops, ours(config, images, device), precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ddpm.config import ConfigError, DataConfig, FiguresConfig, Model, RuntimeConfig, TrainConfig, validate
+from ddpm.config import ConfigError, DataConfig, FiguresConfig, Model, RuntimeConfig, TrainSettings, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 # DVC names the main checkout in DVC_ROOT even inside a temporary experiment's copy: resumable state and archives stay there.
@@ -51,8 +52,8 @@ class Paths:
     def data_config(self) -> DataConfig:
         return self._config("data", DataConfig)
 
-    def train_config(self) -> TrainConfig:
-        return self._config("train", TrainConfig)
+    def train_config(self) -> TrainSettings:
+        return self._config("train", TrainSettings)
 
     def figures_config(self) -> FiguresConfig:
         return self._config("figures", FiguresConfig)
@@ -131,7 +132,7 @@ def stage(main: Callable[[Paths], None], description: str) -> None:
 
 
 class fault_to_exit:
-    """Turn an expected fault (ValueError, OSError, RuntimeError raised by our checks) into its message, without a traceback."""
+    """Turn an expected fault (of our checks, or a full disk) into its message and exit status 1, without a traceback."""
 
     def __enter__(self) -> None:
         return None
@@ -139,6 +140,10 @@ class fault_to_exit:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, (ConfigError, Fault)):
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "the disk"
+            print(f"error: {where}: {error.strerror}; make room, and the same command does the rest", file=sys.stderr)
             sys.exit(1)
 
 

@@ -29,7 +29,7 @@ def origin(config: DataConfig, official: bool) -> str:
     if config.source == "synthetic":
         return f"drawn by this project's code (synthetic), {config.synthetic_images} images, seed {config.synthetic_seed}"
     if official:
-        return "official archive"
+        return "official archive" if len(config.files) == 1 else "official files"
     return config.origin or "a local copy that is not the official archive; its origin is not stated (data.origin)"
 
 

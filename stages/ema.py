@@ -11,7 +11,8 @@ def main(paths: Paths) -> None:
     sampler, rows = chosen_sampler(figures), []
     for kind, path in [("raw", raw_checkpoints(paths)[-1]), ("EMA", ema_checkpoint(paths))]:
         checkpoint = Checkpoint(path, device)
-        images = checkpoint.draw(sampler, figures.ema_seed, figures.images_per_row, figures.batch_size)
+        condition = checkpoint.in_turn(figures.images_per_row, figures.guidance)
+        images = checkpoint.draw(sampler, figures.ema_seed, figures.images_per_row, figures.batch_size, condition)
         rows.append((f"{kind}\nstep {checkpoint.step}", images))
     save_labelled_rows(paths.metrics / "ema.png", rows)
     write_json(

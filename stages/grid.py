@@ -11,7 +11,8 @@ from stages.drawing import Checkpoint, chosen_sampler, ema_checkpoint
 def main(paths: Paths) -> None:
     figures, device = paths.figures_config(), pick_device(runtime(paths.scale).device)
     sampler, checkpoint = chosen_sampler(figures), Checkpoint(ema_checkpoint(paths), device)
-    images = checkpoint.draw(sampler, figures.grid_seed, figures.grid_images, figures.batch_size)
+    condition = checkpoint.in_turn(figures.grid_images, figures.guidance)
+    images = checkpoint.draw(sampler, figures.grid_seed, figures.grid_images, figures.batch_size, condition)
     save_grid(paths.metrics / "grid.png", images, per_row=round(figures.grid_images**0.5))
     values = images.astype(np.float64) / 255
     facts = checkpoint.metadata["data"]
@@ -28,7 +29,7 @@ def main(paths: Paths) -> None:
 
 
 def _channels(mean: np.ndarray, std: np.ndarray) -> dict[str, dict[str, float]]:
-    names = ("red", "green", "blue")
+    names = ("red", "green", "blue") if len(mean) == 3 else ("gray",)
     return {
         "mean": {name: round(float(value), 3) for name, value in zip(names, mean, strict=True)},
         "std": {name: round(float(value), 3) for name, value in zip(names, std, strict=True)},

@@ -1,7 +1,7 @@
-"""A recipe's packed images. They are no output of the pipeline: licensed images must not get into a cache or a remote.
+"""A recipe's packed images and labels, no outputs of the pipeline: licensed images must not get into a cache or a remote.
 
-The array lies under work/; `python -m stages.raw RECIPE --scale SCALE` makes it again from the raw images.
-This module imports none of the code that does so: a change of that code retrains nothing unless the images change.
+The arrays lie under work/; `python -m stages.raw RECIPE --scale SCALE` makes them again from the raw images.
+This module imports none of the code that does so: a change of that code retrains nothing unless the arrays change.
 """
 
 from __future__ import annotations
@@ -18,21 +18,42 @@ from stages.common import ROOT, Fault, Paths
 
 
 def training_images(paths: Paths) -> tuple[np.memmap, dict[str, Any]]:
-    """The packed images, read-only uint8 (N, H, W, 3), and stats.json; a missing array is made again. Raises Fault."""
+    """The packed images, read-only uint8 (N, H, W, C), and stats.json; a missing array is made again. Raises Fault."""
     stats = read_facts(paths, "stats.json", "preprocess")
-    path = array_path(paths, stats["sha256"])
+    return np.load(_existing(paths, array_path(paths, stats["sha256"])), mmap_mode="r"), stats
+
+
+def training_labels(paths: Paths) -> np.ndarray | None:
+    """The label of each of `training_images`, uint8 (N,), or None where the data set has none. Raises Fault."""
+    images, stats = training_images(paths)
+    if stats["labels_sha256"] is None:
+        return None
+    path = labels_path(paths, stats["labels_sha256"])
+    labels: np.ndarray = np.load(_existing(paths, path))
+    if len(labels) != len(images):
+        raise Fault(f"{shown(path)} has {len(labels)} labels for {len(images)} images; remove it, and it is packed again")
+    return labels
+
+
+def _existing(paths: Paths, path: Path) -> Path:
+    """`path`, a packed array, made again if it is missing."""
     if not path.exists():
         print(f"{shown(path)} is missing; packing it again", flush=True)
         # A process of its own: its workers import the main module again, and that of a training loads torch.
         again = subprocess.run([sys.executable, "-m", "stages.raw", paths.recipe, "--scale", paths.scale], cwd=ROOT)
         if again.returncode:
             raise Fault(f"{shown(path)} is needed and could not be made again: see the message above")
-    return np.load(path, mmap_mode="r"), stats
+    return path
 
 
 def array_path(paths: Paths, sha256: str) -> Path:
-    """Where the packed array lies whose file has this SHA-256."""
+    """Where the packed images lie whose file has this SHA-256."""
     return paths.work / f"images-{sha256[:16]}.npy"
+
+
+def labels_path(paths: Paths, sha256: str) -> Path:
+    """Where the packed labels lie whose file has this SHA-256."""
+    return paths.work / f"labels-{sha256[:16]}.npy"
 
 
 def read_facts(paths: Paths, name: str, maker: str) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from stages.common import Paths, stage, write_json
 from stages.packed import array_path, read_facts
@@ -15,7 +12,7 @@ ROWS, COLUMNS = 2, 8  # of the strip
 
 
 def main(paths: Paths) -> None:
-    from ddpm.images import save_grid  # here, or every process that packs would load torch with it
+    from ddpm.images import save_grid, save_notice  # here, or every process that packs would load torch with it
 
     config = paths.data_config()
     stats = pack_images(paths, config)
@@ -29,14 +26,6 @@ def main(paths: Paths) -> None:
         place = f"work/{paths.scale}/{paths.recipe}/{local.name}"
         save_notice(public, f"The licence of this data allows no sharing of its images.\nThe strip lies in {place}")
     write_json(paths.data / "stats.json", stats | {key: manifest[key] for key in ("dataset", "source", "origin")})
-
-
-def save_notice(path: Path, text: str) -> None:
-    """Write a picture that says `text`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", (900, 120), "white")
-    ImageDraw.Draw(image).text((450, 60), text, "black", ImageFont.load_default(18), anchor="mm", align="center")
-    image.save(path, optimize=True)
 
 
 if __name__ == "__main__":

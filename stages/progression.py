@@ -11,7 +11,8 @@ def main(paths: Paths) -> None:
     sampler, rows = chosen_sampler(figures), []
     for path in raw_checkpoints(paths):
         checkpoint = Checkpoint(path, device)
-        images = checkpoint.draw(sampler, figures.progression_seed, figures.images_per_row, figures.batch_size)
+        condition = checkpoint.in_turn(figures.images_per_row, figures.guidance)
+        images = checkpoint.draw(sampler, figures.progression_seed, figures.images_per_row, figures.batch_size, condition)
         rows.append((checkpoint.step, images))
     save_labelled_rows(paths.metrics / "progression.png", [(f"step {step}", images) for step, images in rows])
     final = rows[-1][1]

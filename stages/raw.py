@@ -11,13 +11,21 @@ from string import Template
 from typing import Any
 
 from ddpm import synthetic
-from ddpm.archives import ArchiveError, CelebaImages, cifar10_files, read_cifar10
-from ddpm.config import DataConfig
-from ddpm.fetch import FetchError, checksums, fetch, locked, sha256_of
+from ddpm.archives import READERS, ArchiveError, CelebaImages, cifar10_files, fashion_mnist_files
+from ddpm.config import DataConfig, RemoteFile
+from ddpm.fetch import FetchError, checksums, fetch, locked
 from ddpm.parallel import WorkerKilledError
 from ddpm.preprocess import PackError, pack
 from stages.common import DATA_HOME, WORK, Fault, Paths, runtime, stage
-from stages.packed import array_path, read_facts, shown
+from stages.packed import array_path, labels_path, read_facts, shown
+
+# What draws a data set, and how the name of the file or folder ends that it writes.
+DRAWN = {
+    "cifar10": (synthetic.write_cifar10, ".tar.gz"),
+    "celeba": (synthetic.write_celeba, ".zip"),
+    "fashion_mnist": (synthetic.write_fashion_mnist, ""),
+    "sprites": (synthetic.write_sprites, ".npz"),
+}
 
 
 @contextmanager
@@ -33,7 +41,7 @@ def find(paths: Paths, config: DataConfig, redraw: bool = False) -> Path:
     """The archive or folder that holds the raw images; official files are fetched, synthetic ones drawn if need be."""
     with library_faults():
         if config.source == "official":
-            return fetch(config.file, DATA_HOME)
+            return _fetched(config)
         if config.source == "synthetic":
             return _drawn(paths, config, redraw)
         return _local(paths, config)
@@ -43,9 +51,11 @@ def locate(paths: Paths, config: DataConfig) -> Path:
     """As `find`, and the raw images are those that the recipe's manifest.json describes. Raises Fault."""
     manifest = read_facts(paths, "manifest.json", "download")
     source = find(paths, config)
-    if config.source == "synthetic" and sha256_of(source) != manifest["sha256"]:
-        source = find(paths, config, redraw=True)  # drawn by an earlier version of the code
-    if (found := identity(source, config)[1]) != manifest["sha256"]:
+    found = identity(source, config)[1]
+    if config.source == "synthetic" and found != manifest["sha256"]:  # drawn by an earlier version of the code
+        source = find(paths, config, redraw=True)
+        found = identity(source, config)[1]
+    if found != manifest["sha256"]:
         raise Fault(
             f"{source}: is not what {shown(paths.data / 'manifest.json')} describes: its sha256 is {found}, "
             f"recorded is {manifest['sha256']}; put the recorded one there, or record this one with: "
@@ -55,34 +65,57 @@ def locate(paths: Paths, config: DataConfig) -> Path:
 
 
 def identity(source: Path, config: DataConfig) -> tuple[int, str, bool]:
-    """Size in bytes and SHA-256 of an archive or of an unpacked folder's image files; whether it is the official one.
+    """Size in bytes and SHA-256 of an archive or of a folder's files; whether it is what the publisher offers.
 
     A folder's SHA-256 is that of its lines `name size sha256`, sorted by name.
     """
+    files = [source] if source.is_file() else _files(source, config)
+    sums = [checksums(file) for file in files]
+    official = len(files) == len(config.files) and all(map(_matches, sums, config.files))
     if source.is_file():
-        size, md5, sha256 = checksums(source)
-        official = size == config.file.size and config.file.md5 in (None, md5) and config.file.sha256 in (None, sha256)
-        return size, sha256, official
-    with library_faults():
-        images = None if config.dataset == "cifar10" else CelebaImages(source)
-    files = cifar10_files(source) if images is None else images.files()
-    lines = [f"{file.name} {file.stat().st_size} {sha256_of(file)}\n" for file in files]
-    return sum(file.stat().st_size for file in files), hashlib.sha256("".join(lines).encode()).hexdigest(), False
+        return sums[0][0], sums[0][2], official
+    lines = [f"{file.name} {size} {sha256}\n" for file, (size, _, sha256) in zip(files, sums, strict=True)]
+    return sum(size for size, _, _ in sums), hashlib.sha256("".join(lines).encode()).hexdigest(), official
 
 
 def check(source: Path, config: DataConfig) -> None:
     """Read the whole archive or folder; raise Fault at the first thing that is not as its publisher's layout says."""
     with library_faults():
-        if config.dataset == "cifar10":
-            read_cifar10(source)
+        if config.dataset in READERS:
+            READERS[config.dataset](source)
         else:
             CelebaImages(source).check()
 
 
+def _files(folder: Path, config: DataConfig) -> list[Path]:
+    """The files of a data set that lie in `folder`, sorted by name; none of one that is a single file only."""
+    if config.dataset == "celeba":
+        with library_faults():
+            return CelebaImages(folder).files()
+    if config.dataset == "cifar10":
+        return cifar10_files(folder)
+    return fashion_mnist_files(folder) if config.dataset == "fashion_mnist" else []
+
+
+def _matches(found: tuple[int, str, str], file: RemoteFile) -> bool:
+    size, md5, sha256 = found
+    return size == file.size and file.md5 in (None, md5) and file.sha256 in (None, sha256)
+
+
+def _fetched(config: DataConfig) -> Path:
+    """The official file in DATA_HOME, or a folder of them in it."""
+    if len(config.files) == 1:
+        return fetch(config.files[0], DATA_HOME)
+    folder = DATA_HOME / config.dataset
+    for file in config.files:
+        fetch(file, folder)
+    return folder
+
+
 def _drawn(paths: Paths, config: DataConfig, redraw: bool) -> Path:
-    stem = f"{config.dataset}-{config.synthetic_images}-seed{config.synthetic_seed}"
-    path = DATA_HOME / "synthetic" / (f"{stem}.tar.gz" if config.dataset == "cifar10" else f"{stem}.zip")
-    draw = synthetic.write_cifar10 if config.dataset == "cifar10" else synthetic.write_celeba
+    draw, ending = DRAWN[config.dataset]
+    name = f"{config.dataset}-{config.synthetic_images}-seed{config.synthetic_seed}{ending}"
+    path = DATA_HOME / "synthetic" / name
     with locked(path.with_name(path.name + ".lock")):
         if redraw or not path.exists():
             draw(path, config.synthetic_images, config.synthetic_seed, runtime(paths.scale).workers)
@@ -92,37 +125,51 @@ def _drawn(paths: Paths, config: DataConfig, redraw: bool) -> Path:
 def _local(paths: Paths, config: DataConfig) -> Path:
     expanded = Template(config.source).safe_substitute(os.environ | {"DATA_HOME": str(DATA_HOME)})
     path = WORK.parent / Path(expanded).expanduser()  # an absolute path stands for itself
-    archive = path / config.file.name
-    if archive.is_file():
+    if len(config.files) == 1 and (archive := path / config.files[0].name).is_file():
         return archive
     if not path.exists():
         raise Fault(
-            f"recipes.{paths.recipe}.data.source = {config.source!r}: there is nothing at {path}; accepted: official, "
-            f"synthetic, or the path of {config.file.name}, of a folder that contains it, or of its unpacked folder "
-            f"($DATA_HOME, now {DATA_HOME}, and ~ are expanded; a relative path starts at {WORK.parent})"
+            f"recipes.{paths.recipe}.data.source = {config.source!r}: there is nothing at {path}; accepted: "
+            f"{_accepted(config)} ($DATA_HOME, now {DATA_HOME}, and ~ are expanded; a relative path starts at {WORK.parent})"
         )
     return path
 
 
+def _accepted(config: DataConfig) -> str:
+    """What data.source may be."""
+    names = [file.name for file in config.files]
+    if not names:
+        return "synthetic, or the path of an .npz file with the arrays images and labels"
+    if len(names) > 1:
+        return f"official, synthetic, or the path of a folder with {' and '.join(names)}, packed or unpacked"
+    return f"official, synthetic, or the path of {names[0]}, of a folder that contains it, or of its unpacked folder"
+
+
 def pack_images(paths: Paths, config: DataConfig) -> dict[str, Any]:
-    """Pack the recipe's images to the path that `array_path` names; return the statistics of `pack`."""
+    """Pack the recipe's images and labels to the paths that `stages.packed` names; return the statistics of `pack`."""
     source = locate(paths, config)
-    fresh = paths.work / "images.npy"
+    images, labels = paths.work / "images.npy", paths.work / "labels.npy"
     with locked(paths.work / "images.lock"), library_faults():
-        stats = pack(config, source, fresh, runtime(paths.scale).workers)
-        fresh.replace(array_path(paths, stats["sha256"]))
+        stats = pack(config, source, images, runtime(paths.scale).workers, labels)
+        images.replace(array_path(paths, stats["sha256"]))
+        if stats["labels_sha256"] is not None:
+            labels.replace(labels_path(paths, stats["labels_sha256"]))
     return stats
 
 
 def repack(paths: Paths) -> None:
-    """Make the recipe's packed array again from the raw images; it must equal the one that stats.json records."""
-    recorded = read_facts(paths, "stats.json", "preprocess")["sha256"]
-    found = pack_images(paths, paths.data_config())["sha256"]
-    if found != recorded:
-        array_path(paths, found).unlink()
+    """Make the recipe's packed arrays again from the raw images; they must equal those that stats.json records."""
+    recorded = read_facts(paths, "stats.json", "preprocess")
+    found = pack_images(paths, paths.data_config())
+    places = {"sha256": array_path, "labels_sha256": labels_path}
+    if wrong := [key for key in places if found[key] != recorded[key]]:
+        for key in wrong:
+            if found[key] is not None:
+                places[key](paths, found[key]).unlink()
+        what, key = "images" if "sha256" in wrong else "labels", wrong[0]
         raise Fault(
-            f"the images packed here are not those of {shown(paths.data / 'stats.json')}: their sha256 is {found}, "
-            f"recorded is {recorded}. The settings or the code changed, or Pillow is another version than the one in "
+            f"the {what} packed here are not those of {shown(paths.data / 'stats.json')}: their sha256 is {found[key]}, "
+            f"recorded is {recorded[key]}. The settings or the code changed, or Pillow is another version than the one in "
             f"requirements.lock; record these with: dvc repro preprocess@{paths.recipe}"
         )
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.common import ROOT, SCALES
+from stages.common import ROOT, SCALES, load_params
 
 BEGIN = "<!-- results: written by `python -m stages.results`, do not edit -->"
 END = "<!-- end of results -->"
@@ -20,8 +20,9 @@ def trained() -> list[tuple[str, str, Path]]:
     """(scale, recipe, folder of metrics) of every recipe whose training and figures are finished."""
     found = []
     for scale in SCALES:
-        folders = sorted((ROOT / "metrics" / scale).glob("*"), reverse=True)
-        found += [(scale, folder.name, folder) for folder in folders if (folder / "timing.json").exists()]
+        folders = [ROOT / "metrics" / scale / recipe for recipe in load_params(scale)["recipe_names"]]
+        finished = [folder for folder in folders if all((folder / name).exists() for name in ("timing.json", "solvers.json"))]
+        found += [(scale, folder.name, folder) for folder in finished]
     return found
 
 
@@ -61,13 +62,19 @@ def training_table() -> str:
 
 
 def timing_table() -> str:
+    """A row a recipe and device, a column a sampler."""
+    runs = [(f"{scale} / {recipe}", read(folder, "timing.json")) for scale, recipe, folder in trained()]
+    for _, timing in runs:  # the spacing of the steps changes no time
+        timing["seconds"] = {label.partition(",")[0]: cells for label, cells in timing["seconds"].items()}
+    labels = list(dict.fromkeys(label for _, timing in runs for label in timing["seconds"]))
+    labels.sort(key=lambda label: (label.startswith("DDPM"), label.startswith("DDIM")))
     rows = []
-    for scale, recipe, folder in trained():
-        timing = read(folder, "timing.json")
-        for label, cells in timing["seconds"].items():
-            marks = [_seconds(cells, device) for device in ("cpu", "cuda")]
-            rows.append([f"{scale} / {recipe}", f"{timing['images']}", label, *marks, timing["machine"]["cpu"]])
-    return table(["scale / recipe", "images", "sampler", "CPU, seconds", "CUDA, seconds", "CPU"], rows)
+    for name, timing in runs:
+        for device in ("cpu", "cuda"):
+            cells = [_seconds(timing["seconds"].get(label, {}), device) for label in labels]
+            if any(cells):
+                rows.append([name, f"{timing['images']}", timing["machine"][device], *cells])
+    return table(["scale / recipe", "images", "on", *labels], rows)
 
 
 def _seconds(cells: dict[str, Any], device: str) -> str:
@@ -76,8 +83,31 @@ def _seconds(cells: dict[str, Any], device: str) -> str:
     return f"{cells[device]:.1f}" + (" (projected)" if cells[f"{device}_projected"] else "")
 
 
+CALLS = "20"  # in the README's table of solvers
+
+
+def solvers_table() -> str:
+    """The distances of the solvers figure at CALLS network calls: uniform and quadratic spacing."""
+    runs = [(f"{scale} / {recipe}", read(folder, "solvers.json")["distance"]) for scale, recipe, folder in trained()]
+    methods = [method for method in runs[0][1] if method != "DDPM"] if runs else []
+    rows = []
+    for name, distance in runs:
+        if any(CALLS not in by_calls for method in methods for by_calls in distance[method].values()):
+            continue
+        rows.append([name, *(" / ".join(f"{row[CALLS]:.3f}" for row in distance[method].values()) for method in methods)])
+    return table(["scale / recipe", *methods], rows)
+
+
 def block() -> str:
-    return f"{BEGIN}\n\n{training_table()}\n\nSeconds to draw a batch of images:\n\n{timing_table()}\n\n{END}"
+    parts = [
+        training_table(),
+        "Seconds to draw a batch of images:",
+        timing_table(),
+        f"How far {CALLS} network calls get: the distance of a sampler's images to a long solution of the same ODE from the "
+        "same noise (RMS, 1 = the full range of a pixel), with uniform / quadratic spacing of the steps (figure `solvers`):",
+        solvers_table(),
+    ]
+    return "\n\n".join([BEGIN, *parts, END])
 
 
 def rewritten(readme: str) -> str:

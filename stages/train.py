@@ -25,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ddpm import compilation, data, diffusion, distributed, ema, precision, schedule, seeds, training, unet
 from ddpm.checkpoint import CheckpointError, disk_faults, save_weights
-from ddpm.config import TrainConfig
+from ddpm.config import TrainConfig, TrainSettings
 from ddpm.images import save_loss_curve
 from ddpm.memory import keep_freed_memory
 from ddpm.precision import resolve_precision
@@ -33,7 +33,7 @@ from ddpm.progress import progress_bar
 from ddpm.states import StateFolder, code_fingerprint, state_key, weights_bytes
 from ddpm.timing import device_name, pick_device
 from stages.common import ROOT, Fault, Paths, runtime, stage, write_json
-from stages.packed import training_images
+from stages.packed import training_images, training_labels
 
 # The code that decides the trained weights. A change in it starts a training anew; comments and docstrings do not count.
 MODULES = (compilation, data, diffusion, distributed, ema, precision, schedule, seeds, training, unet)
@@ -61,19 +61,24 @@ class Interrupts:
 
 @record  # torchrun repeats the traceback of the process that failed
 def main(paths: Paths) -> None:
-    config, settings = paths.train_config(), runtime(paths.scale)
+    asked, settings = paths.train_config(), runtime(paths.scale)
     interrupts = Interrupts()
     if settings.launcher is not None and not distributed.launched():
         launch(settings.launcher, paths, interrupts)
         return
     device = pick_device(settings.device, distributed.local_rank())
     with distributed.process_group(device):
-        if config.batch_size < distributed.world_size():
+        if asked.batch_size < distributed.world_size():
             raise Fault(
-                f"train.batch_size = {config.batch_size} cannot be shared by {distributed.world_size()} processes; "
+                f"train.batch_size = {asked.batch_size} cannot be shared by {distributed.world_size()} processes; "
                 f"accepted: {distributed.world_size()} or more"
             )
-        train(paths, config, settings.save_seconds, device, interrupts)
+        if asked.norm == "batch" and distributed.world_size() > 1:
+            raise Fault(
+                f"train.norm = batch with {distributed.world_size()} processes, each of which would take the statistics of "
+                "its own images; accepted: one process, or train.norm = group"
+            )
+        train(paths, asked, settings.save_seconds, device, interrupts)
 
 
 def launch(launcher: str, paths: Paths, interrupts: Interrupts) -> None:
@@ -97,19 +102,24 @@ def launch(launcher: str, paths: Paths, interrupts: Interrupts) -> None:
         sys.exit(status if status > 0 else 1)
 
 
-def train(paths: Paths, config: TrainConfig, save_seconds: float, device: torch.device, interrupts: Interrupts) -> None:
+def train(paths: Paths, asked: TrainSettings, save_seconds: float, device: torch.device, interrupts: Interrupts) -> None:
     """The work of one process, of which the first one holds the state and writes."""
     first = distributed.rank() == 0
     keep_freed_memory()
     if distributed.local_rank() == 0:
-        training_images(paths)  # packs a missing array, on each machine once
+        training_labels(paths)  # packs missing arrays, images' too, on each machine once
     distributed.barrier()
     array, facts = training_images(paths)
-    folder = StateFolder(paths.work, state_key(config, facts["sha256"], code_fingerprint(CODE)))
+    config = asked.in_steps(len(array))
+    images, labels, sha256 = data.load_images(array, device), None, facts["sha256"]
+    if config.context_dim:
+        labels = torch.from_numpy(training_labels(paths)).long().to(device)
+        sha256 += facts["labels_sha256"]
+    folder = StateFolder(paths.work, state_key(config, sha256, code_fingerprint(CODE)))
     if first:
         # Under DVC a trainer whose dvc was killed may still be saving: give it a moment. By hand, refuse at once.
         folder.lock(wait_seconds=20 if "DVC_STAGE" in os.environ else 0)
-    state = training.new_state(config, device)
+    state = training.new_state(config, device, in_channels=images.shape[-1])
     metadata = {"config": config.model_dump(), "recipe": paths.recipe, "scale": paths.scale, "data": facts}
     if first:
         shutil.rmtree(unfinished(paths), ignore_errors=True)
@@ -126,7 +136,7 @@ def train(paths: Paths, config: TrainConfig, save_seconds: float, device: torch.
             folder.save_raw(state.step, state.network, metadata | {"step": state.step, "kind": "raw"})
     if distributed.world_size() > 1:
         state.load_state_dict(distributed.from_first(state.state_dict()))
-    run(state, config, folder, interrupts, data.load_images(array, device), save_seconds, metadata)
+    run(state, config, folder, interrupts, images, save_seconds, metadata, labels)
     if first:
         with disk_faults(paths.models, weights_bytes(state.network) * (len(config.kept_steps) + 1)):
             write_outputs(paths, config, folder, state, metadata, device)
@@ -155,6 +165,7 @@ def run(
     images: torch.Tensor,
     save_seconds: float,
     metadata: dict[str, Any],
+    labels: torch.Tensor | None = None,
 ) -> None:
     """Train to the end, saving on the way; leaves with SystemExit when interrupted."""
     device, first = state.history.device, distributed.rank() == 0
@@ -173,7 +184,7 @@ def run(
 
     with progress_bar(total=config.steps, initial=begin, desc="train", unit="step", disable=not first) as bar:
         try:
-            for step in training.train(state, images, config):
+            for step in training.train(state, images, config, labels):
                 bar.update()
                 if step % config.log_every == 0:
                     seconds = time.monotonic() - started

@@ -17,9 +17,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.archives import CIFAR10_BATCHES, ArchiveError, CelebaImages, read_cifar10
+from ddpm.archives import (
+    CIFAR10_BATCHES,
+    FASHION_MNIST_FILES,
+    MAX_BYTES,
+    ArchiveError,
+    CelebaImages,
+    read_cifar10,
+    read_fashion_mnist,
+    read_sprites,
+)
 
 REAL = os.environ.get("DDPM_REAL_DATA")
+FASHION_MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "fashion-mnist"
 needs_real_data = pytest.mark.skipif(
     not REAL, reason="DDPM_REAL_DATA is unset: a folder with cifar-10-binary.tar.gz and celeba/img_align_celeba.zip"
 )
@@ -33,13 +43,13 @@ def batches(records: int = 2) -> dict[str, bytes]:
     }
 
 
-def expected(contents: dict[str, bytes]) -> np.ndarray:
-    """Pixel by pixel from the publisher's description: 1024 red, 1024 green, 1024 blue, row by row."""
+def expected(contents: dict[str, bytes]) -> tuple[np.ndarray, list[int]]:
+    """Pixel by pixel from the publisher's description: a label, 1024 red, 1024 green, 1024 blue, row by row."""
     joined = b"".join(contents[name] for name in CIFAR10_BATCHES)
     images = np.empty((len(joined) // 3073, 32, 32, 3), np.uint8)
     for n, y, x, channel in np.ndindex(images.shape):
         images[n, y, x, channel] = joined[n * 3073 + 1 + channel * 1024 + y * 32 + x]
-    return images
+    return images, list(joined[::3073])
 
 
 def write_tar(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
@@ -64,14 +74,16 @@ def test_cifar10_from_archive_and_folders(tmp_path: Path) -> None:
     members = {"cifar-10-batches-bin/batches.meta.txt": b"cat\n"} | dict(reversed(placed(contents).items()))
     members["cifar-10-batches-bin/test_batch.bin"] = b"not used, not even its length"
     archive = write_tar(tmp_path / "c.tar.gz", members)
-    wanted = expected(contents)
-    assert np.array_equal(read_cifar10(archive), wanted)
+    images, labels = expected(contents)
     inner = tmp_path / "folder" / "cifar-10-batches-bin"
     inner.mkdir(parents=True)
     for name, content in contents.items():
         (inner / name).write_bytes(content)
-    assert np.array_equal(read_cifar10(inner), wanted)
-    assert np.array_equal(read_cifar10(inner.parent), wanted)
+    for path in (archive, inner, inner.parent):
+        found = read_cifar10(path)
+        assert np.array_equal(found[0], images)
+        assert found[1].tolist() == labels
+        assert found[1].dtype == np.uint8
 
 
 def spoil_length(contents: dict[str, bytes]) -> None:
@@ -323,10 +335,226 @@ def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
         CelebaImages(tmp_path)
 
 
+def idx(array: np.ndarray) -> bytes:
+    """The IDX file of an array of bytes, from the publisher's description."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def garments(count: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+
+
+def write_garments(folder: Path, images: bytes, labels: bytes, packed: bool = True) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in zip(FASHION_MNIST_FILES, (images, labels), strict=True):
+        if packed:
+            (folder / name).write_bytes(gzip.compress(content))
+        else:
+            (folder / name.removesuffix(".gz")).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_mnist_is_read_as_torchvision_reads_it(tmp_path: Path, packed: bool) -> None:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    write_garments(tmp_path, *map(idx, garments(23)), packed=False)
+    wanted = read_image_file(str(tmp_path / "train-images-idx3-ubyte"))
+    labels = read_label_file(str(tmp_path / "train-labels-idx1-ubyte"))
+    found = read_fashion_mnist(write_garments(tmp_path / "raw", *map(idx, garments(23)), packed=packed))
+    assert np.array_equal(found[0], wanted[..., None])
+    assert found[1].tolist() == labels.tolist()
+    assert found[0].dtype == found[1].dtype == np.uint8
+
+
+IMAGES, LABELS = garments()
+COUNT = struct.pack(">I", 5)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (idx(LABELS), idx(LABELS), "train-images.*: begins with 00000801, not 00000803"),
+        (idx(IMAGES), idx(IMAGES), "train-labels.*: begins with 00000803, not 00000801"),
+        (b"\0\0\x0d\x03" + idx(IMAGES)[4:], idx(LABELS), "train-images.*: begins with 00000d03"),
+        (idx(IMAGES)[:3], idx(LABELS), "train-images.*: begins with 000008, not"),
+        (idx(IMAGES)[:13], idx(LABELS), "train-images.*: is cut short in its header"),
+        (idx(IMAGES[:, :27]), idx(LABELS), "train-images.*: its items are 27x28, not 28x28"),
+        (idx(IMAGES)[:-1], idx(LABELS), "train-images.*: holds fewer than its announced 5 items"),
+        (idx(IMAGES) + b"x", idx(LABELS), "train-images.*: holds more than its announced 5 items"),
+        (idx(IMAGES), idx(LABELS) + b"\0", "train-labels.*: holds more than its announced 5 items"),
+        (idx(IMAGES[:4]), idx(LABELS), "holds 4 images and 5 labels"),
+        (idx(IMAGES), idx(LABELS + 6), "has a label 10, not one of 0 to 9"),
+        (idx(IMAGES[:0]), idx(LABELS[:0]), "train-images.*: announces 0 items"),
+        (idx(IMAGES).replace(COUNT, b"\xff" * 4, 1), idx(LABELS), "train-images.*: announces 4294967295 items; accepted: 1 to"),
+    ],
+)
+def test_wrong_fashion_mnist_files_are_refused(tmp_path: Path, images: bytes, labels: bytes, words: str, packed: bool) -> None:
+    with pytest.raises(ArchiveError, match=words):
+        read_fashion_mnist(write_garments(tmp_path, images, labels, packed))
+
+
+def test_a_missing_fashion_mnist_file_is_named(tmp_path: Path) -> None:
+    write_garments(tmp_path, *map(idx, garments()))
+    (tmp_path / FASHION_MNIST_FILES[0]).unlink()
+    with pytest.raises(ArchiveError, match=r"train-images-idx3-ubyte\.gz is missing, and so is train-images-idx3-ubyte$"):
+        read_fashion_mnist(tmp_path)
+    with pytest.raises(ArchiveError, match="is no folder; accepted: a folder that holds train-images"):
+        read_fashion_mnist(tmp_path / FASHION_MNIST_FILES[1])
+
+
+def test_a_damaged_fashion_mnist_file_is_refused(tmp_path: Path) -> None:
+    write_garments(tmp_path, *map(idx, garments()))
+    path = tmp_path / FASHION_MNIST_FILES[0]
+    whole = path.read_bytes()
+    damaged = [whole[:end] for end in (0, 5, len(whole) // 2, len(whole) - 8, len(whole) - 1)]
+    damaged += [whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:], whole + b"junk", gzip.decompress(whole)]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ArchiveError, match=r"train-images-idx3-ubyte\.gz: "):
+            read_fashion_mnist(tmp_path)
+
+
+def test_a_fashion_mnist_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    write_garments(tmp_path, idx(IMAGES) + bytes(300_000_000), idx(LABELS))
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match="holds more"):
+        read_fashion_mnist(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason=f"{FASHION_MNIST} is absent: real Fashion-MNIST files")
+def test_real_fashion_mnist(tmp_path: Path) -> None:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    images, labels = read_fashion_mnist(FASHION_MNIST)
+    for name in FASHION_MNIST_FILES:
+        (tmp_path / name.removesuffix(".gz")).write_bytes(gzip.decompress((FASHION_MNIST / name).read_bytes()))
+    assert np.array_equal(images[..., 0], read_image_file(str(tmp_path / "train-images-idx3-ubyte")))
+    assert labels.tolist() == read_label_file(str(tmp_path / "train-labels-idx1-ubyte")).tolist()
+    width = (images[..., 0] > 50).any(1).sum(1)
+    assert width[labels == 1].mean() < 0.6 * width[labels == 2].mean(), "trousers are narrower than pullovers"
+
+
+SPRITES = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
+KINDS = np.arange(7, dtype=np.uint8) % 5
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_sprites_are_read_from_numpys_files(tmp_path: Path, save: Callable[..., None]) -> None:
+    save(tmp_path / "s.npz", labels=KINDS, images=SPRITES)
+    images, labels = read_sprites(tmp_path / "s.npz")
+    assert np.array_equal(images, SPRITES)
+    assert np.array_equal(labels, KINDS)
+    save(tmp_path / "s.npz", labels=KINDS, images=np.asfortranarray(SPRITES))
+    assert np.array_equal(read_sprites(tmp_path / "s.npz")[0], SPRITES)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": SPRITES}, "holds images.npy; accepted: images.npy, labels.npy"),
+        ({"images": SPRITES, "labels": KINDS, "more": KINDS}, "holds images.npy, labels.npy, more.npy"),
+        ({"images": SPRITES / 255, "labels": KINDS}, r"images is float64 \(7, 16, 16, 3\); accepted: uint8 \(N, 16, 16, 3\)"),
+        ({"images": SPRITES[:, :8], "labels": KINDS}, r"images is uint8 \(7, 8, 16, 3\)"),
+        ({"images": SPRITES, "labels": KINDS[:, None]}, r"labels is uint8 \(7, 1\); accepted: uint8 \(N\)"),
+        ({"images": SPRITES, "labels": np.uint8(3)}, r"labels is uint8 \(\)"),
+        ({"images": SPRITES, "labels": KINDS.astype(int)}, "labels is int64"),
+        ({"images": SPRITES, "labels": KINDS[:6]}, "holds 7 images and 6 labels"),
+        ({"images": SPRITES[:0], "labels": KINDS[:0]}, "holds 0 images and 0 labels"),
+        ({"images": SPRITES, "labels": KINDS + 3}, "has a label 7, not one of 0 to 4"),
+    ],
+)
+def test_wrong_sprites_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(ArchiveError, match=rf"s\.npz: {words}"):
+        read_sprites(tmp_path / "s.npz")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("unpickled",)
+
+
+def test_no_sprite_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("s.npz", images=SPRITES, labels=np.array([Evil()] * 7))
+    with pytest.raises(ArchiveError, match=r"s\.npz: not a whole \.npz file of plain arrays"):
+        read_sprites(tmp_path / "s.npz")
+    assert not (tmp_path / "unpickled").exists()
+
+
+def npy(shape: str, content: bytes = b"", descr: str = "'|u1'") -> bytes:
+    """An .npy file whose header may lie."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy("(1000000000000000, 16, 16, 3)"),
+        npy("(10000000, 16, 16, 3)", bytes(768)),
+        npy(f"({10**40}, 16, 16, 3)"),
+        npy("(-1, 16, 16, 3)", bytes(768)),
+        npy("(1, 16, 16, 3)", bytes(769)),
+        npy("(1, 16, 16, 3)", bytes(767)),
+        npy("(1, 16, 16, 3)", bytes(768), descr="__import__('os').mkdir('evil')"),
+        npy("((((((((1"),
+        b"\x93NUMPY\1\0\xff\xff",
+        b"",
+    ],
+)
+def test_an_array_whose_header_lies_is_refused(tmp_path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as packed:
+        packed.writestr("images.npy", content)
+        packed.writestr("labels.npy", npy("(1,)", b"\0"))
+    with pytest.raises(ArchiveError, match=r"s\.npz: "):
+        read_sprites(tmp_path / "s.npz")
+
+
+def test_a_sprites_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "s.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("labels.npy", npy("(1,)", b"\0"))
+        packed.writestr("images.npy", bytes(MAX_BYTES + 1))
+    with pytest.raises(ArchiveError, match=rf"images\.npy unpacks to {MAX_BYTES + 1} bytes"):
+        read_sprites(tmp_path / "s.npz")
+    patched(tmp_path / "s.npz", 24, struct.pack("<I", 7000))  # images.npy is the last member
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match=r"s\.npz: not a whole"):
+        read_sprites(tmp_path / "s.npz")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_damaged_sprites_are_refused_wherever_they_are_hit(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, images=SPRITES, labels=KINDS)
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 97):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ArchiveError, match=r"s\.npz: "):
+            read_sprites(path)
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            found = read_sprites(path)
+        except ArchiveError:
+            continue  # the usual case; bytes such as those of the time change nothing
+        assert np.array_equal(found[0], SPRITES)
+        assert np.array_equal(found[1], KINDS)
+    with pytest.raises(ArchiveError, match=r"is no file; accepted: an \.npz file"):
+        read_sprites(tmp_path)
+
+
 @needs_real_data
 def test_real_cifar10() -> None:
-    images = read_cifar10(Path(str(REAL)) / "cifar-10-binary.tar.gz")
+    images, labels = read_cifar10(Path(str(REAL)) / "cifar-10-binary.tar.gz")
     assert images.shape == (50000, 32, 32, 3)
+    assert (np.bincount(labels) == 5000).all()
     # The field's channel means and deviations; a JPEG copy differs in the third place.
     assert np.allclose(images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=2e-3)
     assert np.allclose(images.std((0, 1, 2)) / 255, [0.2470, 0.2435, 0.2616], atol=3e-3)

@@ -18,7 +18,7 @@ from benchmarks.common import Contender, alternate, ceilings, measure, paired_ra
 from benchmarks.networks import PEERS, diffusers_unet, lucidrains_unet
 from conftest import Checkout
 from ddpm.compilation import forward_flops
-from ddpm.config import RecipeConfig, resolve
+from ddpm.config import RecipeConfig, TrainSettings, resolve
 from ddpm.data import to_float
 from ddpm.unet import build_network
 from stages.common import load_params
@@ -91,8 +91,9 @@ def test_flops_of_known_layers() -> None:
 def tiny_recipe(**train: Any) -> RecipeConfig:
     recipe, _ = resolve(load_params("demo"), "celeba")
     data = recipe.data.model_copy(update={"size": 8})
-    figures = recipe.figures.model_copy(update={"ddpm_steps": 4, "ddim_steps": [2]})
-    return recipe.model_copy(update={"data": data, "figures": figures, "train": train_config(**train)})
+    figures = recipe.figures.model_copy(update={"sampler": "ddpm 4"})
+    settings = TrainSettings(**train_config(**train).model_dump())
+    return recipe.model_copy(update={"data": data, "figures": figures, "train": settings})
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddpm.checkpoint import CheckpointError, load_network, save_weights, write_whole
+from ddpm.checkpoint import EARLIER, CheckpointError, load_network, save_weights, write_whole
 from ddpm.config import ModelConfig
 from ddpm.unet import build_network
 from tiny import SETTINGS, randomised, train_config
@@ -58,6 +58,32 @@ def test_weights_of_another_version_load_if_network_and_process_are_known(tmp_pa
     other["config"]["channels_last"] = True
     save_weights(tmp_path / "old.safetensors", build_network(train_config()), other)
     assert load_network(tmp_path / "old.safetensors")[1].channels == train_config().channels
+
+
+def test_checkpoints_from_before_a_setting_was_there_load_as_what_they_are(tmp_path: Path) -> None:
+    """Those of the first versions, which could do no other, name none of these settings."""
+    old = metadata()
+    for name in EARLIER:
+        del old["config"][name]
+    network = randomised(build_network(train_config()))
+    save_weights(tmp_path / "old.safetensors", network, old)
+    loaded, config, _ = load_network(tmp_path / "old.safetensors")
+    assert config == ModelConfig(**{name: getattr(train_config(), name) for name in ModelConfig.model_fields})
+    assert torch.equal(loaded.head[2].weight, network.head[2].weight.detach().half().float())
+
+
+def test_gray_images_and_batch_norm_s_statistics(tmp_path: Path) -> None:
+    config = train_config(norm="batch", activation="relu", context_dim=5)
+    network = randomised(build_network(config, in_channels=1))
+    for value in range(3):
+        network(torch.randn(4, 1, 8, 8) + value, torch.tensor([1, 2, 3, 4]))
+    save_weights(tmp_path / "gray.safetensors", network, {"config": config.model_dump(), "step": 1, "kind": "raw", "data": {}})
+    loaded, _, _ = load_network(tmp_path / "gray.safetensors")
+    assert loaded.stem.in_channels == 1
+    norm, expected = loaded.head[0], network.head[0]
+    assert int(norm.num_batches_tracked) == 3
+    assert float(norm.running_mean.abs().max()) > 0
+    torch.testing.assert_close(norm.running_mean, expected.running_mean, rtol=1e-3, atol=1e-4)
 
 
 WRITER = """

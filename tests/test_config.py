@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from dvc.utils.serialize import parse_yaml
 
-from ddpm.config import ConfigError, RuntimeConfig, resolve, validate
+from ddpm import sprites
+from ddpm.config import CLASSES, ConfigError, RuntimeConfig, class_names, resolve, validate
+from ddpm.synthetic import KINDS
 from stages.common import SCALES, load_params, load_yaml
 from tiny import train_config
 
@@ -22,9 +24,9 @@ def params(changes: dict[str, Any]) -> dict[str, Any]:
     changed = copy.deepcopy(BASE)
     for path, value in changes.items():
         *parents, key = path.split(".")
-        section = changed
+        section: Any = changed
         for parent in parents:
-            section = section[parent]
+            section = section[int(parent) if isinstance(section, list) else parent]
         if value is DELETE:
             del section[key]
         else:
@@ -59,22 +61,42 @@ BAD_FOR_CIFAR10 = [
     ("train.time_emb_dim", 7, "an even number"),
     ("train.dropout", 1.0, "[0, 1)"),
     ("train.num_timesteps", 1, "2 or more"),
-    ("train.prediction", "x0", "eps or v"),
+    ("train.prediction", "score", "eps, x0 or v"),
+    ("train.schedule", "quadratic", "cosine, linear or sigmoid"),
+    ("train.beta_min", 0.0, "a number in (0, 1)"),
+    ("train.beta_min", 0.5, "at most train.beta_max = 0.02"),
+    ("train.zero_terminal_snr", True, "accepted: train.prediction v or x0"),  # eps is full's
+    ("train.attention", [1, 5], "1 to 4, the levels of train.channels"),
+    ("train.attention", [0], "1 to 4, the levels of train.channels"),
+    ("train.heads", 3, "a divisor of each width that has attention"),
+    ("train.context_dim", 9, "0, unconditional, or 10, the classes of cifar10"),
+    ("train.norm", "layer", "group or batch"),
+    ("train.steps", "50 epoches", "or epochs, as in: 50 epochs"),
+    ("train.steps", "0 epochs", "or epochs, as in: 50 epochs"),
+    ("train.loss_weighting", "p2", "plain or min_snr"),
     ("train.lr_decay", "cosine", "constant, or linear"),
     ("train.warmup_steps", 350000, "less than train.steps = 350000"),
     ("train.checkpoints", [4, 2], "ascending"),
     ("train.checkpoints", [2, 2], "ascending"),
     ("train.precision", "fp16", "auto, fp32 or bf16"),
-    ("figures.method", "euler", "ddpm or ddim"),
-    ("figures.ddpm_steps", 1001, "at most train.num_timesteps = 1000"),
+    ("figures.sampler", "euler 10", "methods: ddpm, ddim, dpm_solver_pp, unipc, heun"),
+    ("figures.sampler", "ddim", "as in `ddim 100`"),
+    ("figures.sampler", "ddim 0", "as in `ddim 100`"),
+    ("figures.sampler", "ddpm 1001", "at most train.num_timesteps = 1000"),
+    ("figures.solver_steps", [5, 1001], "at most train.num_timesteps = 1000"),
+    ("figures.sampler", "ddim 20 cubic", "spacings: uniform, quadratic, logsnr"),
+    ("figures.guidance", -1.0, "0 or more"),
+    ("figures.path_images", 6, "a multiple of 4"),
     ("figures.ddim_eta", 1.5, "[0, 1]"),
     ("figures.grid_images", 50, "a square number"),
     ("recipes.cifar10.data.size", 64, "accepted for cifar10"),
     ("recipes.cifar10.data.crop", [0, 0, 8, 8], "accepted for cifar10"),
-    ("recipes.cifar10.data.dataset", "mnist", "one of cifar10, celeba"),
+    ("recipes.cifar10.data.dataset", "mnist", "one of cifar10, celeba, fashion_mnist, sprites"),
     ("recipes.cifar10.data.source", "", "official, synthetic, or"),
-    ("sources.cifar10.size", "big", "size in bytes"),
-    ("sources.cifar10.md5", "abc", "32 hex digits"),
+    ("sources.cifar10.0.size", "big", "size in bytes"),
+    ("sources.cifar10.0.md5", "abc", "32 hex digits"),
+    ("sources.cifar10", [], "accepted for cifar10: a list of 1"),
+    ("sources.cifar10", {}, "a list with an entry for each file"),
     ("recipes.cifar10.train", 5, "a section of settings"),
     ("recipes.cifar10.figures", ["a"], "a section of settings"),
     ("recipes.cifar10", None, "a section of settings"),
@@ -88,8 +110,9 @@ BAD_FOR_CELEBA = [
     ("recipes.celeba.train.channels", [64, 128], "lists of equal length"),
     ("recipes.celeba.train.channels", [64, 128, 6, 8, 8], "multiples of 4"),
     ("recipes.celeba.train.warmup_steps", 229000, "less than recipes.celeba.train.steps = 229000"),
-    ("recipes.celeba.figures.ddpm_steps", 2000, "at most train.num_timesteps = 1000"),
-    ("recipes.celeba.data.size", 60, "a multiple of 16"),
+    ("recipes.celeba.figures.sampler", "ddim 2000", "at most train.num_timesteps = 1000"),
+    ("recipes.celeba.train.context_dim", 10, "accepted: 0, unconditional"),
+    ("recipes.celeba.data.size", 8, "accepted: more than 8"),
     ("recipes.celeba.data.size", 0, "side of the square"),
     ("recipes.celeba.data.crop", [51, 57, 128, 128], "left + width <= 178"),
     ("recipes.celeba.data.crop", [25, 91, 128, 128], "top + height <= 218"),
@@ -116,9 +139,12 @@ def test_bad_values_inside_lists_are_named() -> None:
     assert "train.channels.1 = 'x'" in message({"train.channels": [64, "x", 64, 64]}, "cifar10")
     assert "recipes.celeba.train.channels.2 = 0" in message({"recipes.celeba.train.channels": [4, 4, 0, 4, 4]}, "celeba")
     assert "recipes.celeba.data.crop.0 = -1" in message({"recipes.celeba.data.crop": [-1, 0, 9, 9]}, "celeba")
-    assert "figures.ddim_steps = 1001" in message({"figures.ddim_steps": [20, 1001]}, "cifar10")
+    assert "figures.compared = 'ddim 1001'" in message({"figures.compared": ["ddim 20", "ddim 1001"]}, "cifar10")
+    assert "figures.compared.1 = 'ddim x'" in message({"figures.compared": ["ddim 20", "ddim x"]}, "cifar10")
+    assert "train.checkpoints.1 = '2 years'" in message({"train.checkpoints": ["1 epoch", "2 years"]}, "cifar10")
     for urls in ([], ["ftp://a"]):
-        assert "urls" in message({"sources.cifar10.urls": urls}, "cifar10")
+        assert "urls" in message({"sources.cifar10.0.urls": urls}, "cifar10")
+    assert "sources.cifar10.0 = 'x'" in message({"sources.cifar10": ["x"]}, "cifar10")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +154,10 @@ def test_bad_values_inside_lists_are_named() -> None:
         ("figures.steps", "unknown key"),
         ("recipes.cifar10.train.lrr", "unknown key; accepted: seed, channels"),
         ("recipes.cifar10.data.crops", "unknown key"),
-        ("recipes.cifar10.data.file", "stands under sources"),
+        ("recipes.cifar10.data.file", "unknown key"),
+        ("recipes.cifar10.data.files", "stand under sources"),
         ("recipes.cifar10.training", "unknown key; accepted: data, train, figures"),
-        ("sources.cifar10.url", "unknown key"),
+        ("sources.cifar10.0.url", "unknown key"),
     ],
 )
 def test_typos_are_named(key: str, accepted: str) -> None:
@@ -139,7 +166,7 @@ def test_typos_are_named(key: str, accepted: str) -> None:
     assert accepted in line
 
 
-@pytest.mark.parametrize("key", ["train.flip", "figures.method", "recipes.cifar10.data.size", "sources.cifar10.sha256"])
+@pytest.mark.parametrize("key", ["train.flip", "figures.sampler", "recipes.cifar10.data.size", "sources.cifar10.0.sha256"])
 def test_missing_keys_are_named(key: str) -> None:
     changes = {key: DELETE}
     if key.split(".")[0] in ("train", "figures"):
@@ -150,8 +177,8 @@ def test_missing_keys_are_named(key: str) -> None:
 def test_unknown_recipe_and_several_faults_at_once() -> None:
     assert "recipes.mnist" in message({}, "mnist")
     assert "this level has: cifar10, celeba" in message({}, "mnist")
-    lines = message({"train.lr": 7, "train.seed": -1, "figures.method": "x"}, "cifar10").splitlines()
-    assert [line.partition(" = ")[0] for line in lines] == ["train.seed", "train.lr", "figures.method"]
+    lines = message({"train.lr": 7, "train.seed": -1, "figures.sampler": "x"}, "cifar10").splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == ["train.seed", "train.lr", "figures.sampler"]
 
 
 def test_overrides_win_over_defaults_and_null_inherits() -> None:
@@ -162,7 +189,41 @@ def test_overrides_win_over_defaults_and_null_inherits() -> None:
     assert "recipes.celeba.train.seed" not in overridden
     other, _ = resolve(params(changes), "cifar10")
     assert (other.train.lr, other.train.flip) == (0.25, True)
-    assert other.data.file.name == "cifar-10-binary.tar.gz"
+    assert [file.name for file in other.data.files] == ["cifar-10-binary.tar.gz"]
+
+
+@pytest.mark.parametrize(("dataset", "size", "channels"), [("cifar10", 32, 3), ("fashion_mnist", 28, 1), ("sprites", 16, 3)])
+def test_data_sets_that_are_used_as_they_are(dataset: str, size: int, channels: int) -> None:
+    recipe = "recipes.cifar10.data."
+    good = {f"{recipe}dataset": dataset, f"{recipe}source": "synthetic"}
+    good |= {"train.channels": [8, 16], "train.attention": [False, True]}
+    data = resolve(params(good | {f"{recipe}size": size}), "cifar10")[0].data
+    assert data.channels == channels
+    assert [file.name for file in data.files] == [file["name"] for file in BASE["sources"][dataset]]
+    for wrong in ({f"{recipe}size": size + 4}, {f"{recipe}crop": [0, 0, 8, 8]}):
+        assert f"accepted for {dataset}: {size} and null" in message(good | {f"{recipe}size": size} | wrong, "cifar10")
+    files = BASE["sources"][dataset] + BASE["sources"]["celeba"]
+    assert f"sources.{dataset} = [" in message(good | {f"{recipe}size": size, f"sources.{dataset}": files}, "cifar10")
+
+
+def test_no_publisher_offers_sprites() -> None:
+    recipe = "recipes.cifar10.data."
+    changes = {f"{recipe}dataset": "sprites", f"{recipe}size": 16, f"{recipe}source": "official"}
+    assert f"{recipe}source = 'official'; accepted for sprites" in message(changes, "cifar10")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_data_set_has_classes_and_sources(scale: str) -> None:
+    assert list(CLASSES) == list(load_params(scale)["sources"])
+    assert {name: len(classes) for name, classes in CLASSES.items()} == {
+        "cifar10": 10, "celeba": 0, "fashion_mnist": 10, "sprites": 5,
+    }  # fmt: skip
+
+
+def test_drawn_pictures_have_the_names_of_what_they_show() -> None:
+    assert class_names("cifar10", "synthetic") == tuple(KINDS)
+    assert class_names("cifar10", "local") == class_names("cifar10", "official") == CLASSES["cifar10"]
+    assert class_names("sprites", "synthetic") == CLASSES["sprites"] == sprites.KINDS
 
 
 def test_resolving_changes_nothing_in_its_input() -> None:
@@ -175,9 +236,39 @@ def test_resolving_changes_nothing_in_its_input() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_committed_settings_are_valid(scale: str) -> None:
     values = load_params(scale)
-    for recipe in values["recipe_names"]:
-        config, _ = resolve(values, recipe)
-        assert config.train.kept_steps[-1] == config.train.steps
+    for recipe in values["recipes"]:
+        train = resolve(values, recipe)[0].train.in_steps(50_000)
+        assert train.kept_steps[-1] == train.steps
+
+
+def test_attention_by_level_is_attention_spelled_out() -> None:
+    """Document 002's attention_layer counts the levels from 1: [1, 2] are those of 64 and 128 channels."""
+    by_level, spelled = ({"train.attention": value} for value in ([1, 2], [True, True, False, False]))
+    assert resolve(params(by_level), "cifar10")[0] == resolve(params(spelled), "cifar10")[0]
+    assert resolve(params({"train.attention": []}), "cifar10")[0].train.attention == [False] * 4
+
+
+def test_epochs_become_steps_when_the_images_are_counted() -> None:
+    changes = {"train.steps": "2 epochs", "train.checkpoints": [7, "1 epoch"], "train.warmup_steps": 5, "train.batch_size": 30}
+    settings = resolve(params(changes), "cifar10")[0].train
+    assert settings.steps == "2 epochs", "kept as it was written: how many images there are is not known yet"
+    config = settings.in_steps(301)
+    assert (config.steps, config.checkpoints) == (21, [7, 11]), "301 images twice are 602 of the 630 of 21 steps"
+    with pytest.raises(ConfigError, match=r"train.warmup_steps = 5 leaves no step .* less than train.steps = 4"):
+        resolve(params(changes | {"train.checkpoints": []}), "cifar10")[0].train.in_steps(60)
+    early = resolve(params(changes | {"train.warmup_steps": 0}), "cifar10")[0].train
+    with pytest.raises(ConfigError, match=r"train.checkpoints = \[7, 1\]; accepted: ascending"):
+        early.in_steps(30)
+
+
+def test_batch_norm_needs_the_whole_batch() -> None:
+    changes = {"train.norm": "batch", "train.accumulate": 2}
+    assert "train.accumulate = 2; accepted: 1 with train.norm = batch" in message(changes, "cifar10")
+
+
+def test_the_neck_needs_a_block_to_see_the_time() -> None:
+    changes = {"train.time_in": "neck", "train.neck_length": 0}
+    assert "train.neck_length = 0 leaves no block" in message(changes, "cifar10")
 
 
 def test_kept_steps_end_with_the_last_step() -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from ddpm.synthetic import write_celeba, write_cifar10
+from ddpm.archives import FASHION_MNIST_FILES, read_cifar10, read_fashion_mnist, read_sprites
+from ddpm.synthetic import write_celeba, write_cifar10, write_fashion_mnist, write_sprites
+from stages.common import fault_to_exit, load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +42,15 @@ class Project:
             params = params.replace("shareable: true", "shareable: false")
         (self.root / "params.yaml").write_text(params)
 
+    def add_recipe(self, dataset: str, size: int, source: str = "synthetic", files: list[dict[str, Any]] | None = None) -> None:
+        """A recipe of the name `dataset`, with the defaults' settings; `files` stands for the official ones."""
+        params = load_yaml((self.root / "params.yaml").read_text())
+        data = params["recipes"]["cifar10"]["data"] | {"dataset": dataset, "size": size, "source": source}
+        params["recipes"][dataset] = {"data": data, "train": {}, "figures": {}}
+        if files is not None:
+            params["sources"][dataset] = files
+        (self.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
     def run(self, *command: str, data_home: Path | None = None) -> subprocess.CompletedProcess[str]:
         kept = {key: value for key, value in os.environ.items() if key not in ("DVC_ROOT", "DATA_HOME", "PYTHONPATH")}
         if data_home:
@@ -49,15 +67,23 @@ class Project:
         facts: dict[str, object] = json.loads((self.root / "data/demo" / recipe / name).read_text())
         return facts
 
-    def array(self, recipe: str) -> Path:
-        (path,) = (self.root / "work/demo" / recipe).glob("images-*.npy")
+    def array(self, recipe: str, kind: str = "images") -> Path:
+        (path,) = (self.root / "work/demo" / recipe).glob(f"{kind}-*.npy")
         return path
 
     def training_images(self, recipe: str) -> subprocess.CompletedProcess[str]:
         """Print how many images a later stage sees."""
+        return self._see(recipe, "len(training_images(paths)[0])")
+
+    def training_labels(self, recipe: str) -> subprocess.CompletedProcess[str]:
+        """Print the sum of the labels that a later stage sees, or None."""
+        return self._see(recipe, "None if (labels := training_labels(paths)) is None else labels.sum(dtype=int)")
+
+    def _see(self, recipe: str, what: str) -> subprocess.CompletedProcess[str]:
         code = (
-            "from stages.common import Paths, fault_to_exit\nfrom stages.packed import training_images\n"
-            f"with fault_to_exit(): print('seen', len(training_images(Paths('demo', '{recipe}'))[0]))"
+            "from stages.common import Paths, fault_to_exit\nfrom stages.packed import training_images, training_labels\n"
+            f"paths = Paths('demo', '{recipe}')\n"
+            f"with fault_to_exit(): print('seen', {what})"
         )
         return self.run("-c", code)
 
@@ -67,8 +93,10 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
 
 
-@pytest.mark.parametrize("recipe", ["cifar10", "celeba"])
-def test_synthetic_images_from_nothing_to_an_array(project: Project, recipe: str) -> None:
+@pytest.mark.parametrize(("recipe", "channels"), [("cifar10", 3), ("celeba", 3), ("fashion_mnist", 1), ("sprites", 3)])
+def test_synthetic_images_from_nothing_to_an_array(project: Project, recipe: str, channels: int) -> None:
+    if size := {"fashion_mnist": 28, "sprites": 16}.get(recipe):
+        project.add_recipe(recipe, size)
     project.stages(recipe, "config", "download", "preprocess")
     manifest, stats = project.facts(recipe, "manifest.json"), project.facts(recipe, "stats.json")
     assert manifest["source"] == stats["source"] == "synthetic"
@@ -76,7 +104,8 @@ def test_synthetic_images_from_nothing_to_an_array(project: Project, recipe: str
     assert manifest["matches_official"] is False
     assert str(project.root) not in json.dumps([manifest, stats])
     array = np.load(project.array(recipe))
-    assert array.shape == (20, stats["size"], stats["size"], 3)
+    assert array.shape == (20, stats["size"], stats["size"], channels)
+    assert stats["channels"] == channels
     assert np.allclose((array / 255).mean((0, 1, 2)), np.array(stats["mean"]))
     strip = (project.root / "metrics/demo" / recipe / "data.png").read_bytes()
     assert strip == (project.root / "work/demo" / recipe / "training-images.png").read_bytes()
@@ -95,6 +124,48 @@ def test_a_missing_array_is_made_again_from_nothing_but_the_facts(project: Proje
     assert project.training_images("cifar10").stdout == "seen 20\n"
 
 
+def test_missing_labels_are_made_again(project: Project) -> None:
+    project.stages("cifar10", "config", "download", "preprocess")
+    (drawn,) = (project.root / "work/downloads/synthetic").glob("*.tar.gz")
+    labels = read_cifar10(drawn)[1]
+    path = project.array("cifar10", "labels")
+    assert project.facts("cifar10", "stats.json")["labels_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert np.array_equal(np.load(path), labels)
+    path.unlink()
+    done = project.training_labels("cifar10")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"seen {labels.sum(dtype=int)}\n")
+    assert np.array_equal(np.load(path), labels)
+    shutil.rmtree(project.root / "work")
+    assert project.training_labels("cifar10").stdout.endswith(f"seen {labels.sum(dtype=int)}\n")
+
+
+def test_labels_that_are_not_those_of_the_images_are_refused(project: Project) -> None:
+    project.stages("cifar10", "config", "download", "preprocess")
+    path = project.array("cifar10", "labels")
+    np.save(path, np.load(path)[:-1])
+    done = project.training_labels("cifar10")
+    assert done.returncode == 1
+    name = path.relative_to(project.root)
+    assert done.stderr == f"error: {name} has 19 labels for 20 images; remove it, and it is packed again\n"
+    path.unlink()
+    stats = project.root / "data/demo/cifar10/stats.json"
+    stats.write_text(stats.read_text().replace('"labels_sha256": "', '"labels_sha256": "0'))
+    done = project.training_labels("cifar10")
+    assert done.returncode == 1
+    assert "error: the labels packed here are not those of data/demo/cifar10/stats.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    work = project.root / "work/demo/cifar10"
+    assert not list(work.glob("labels*.npy"))
+    assert len(list(work.glob("images-*.npy"))) == 1, "the images are the recorded ones"
+
+
+def test_celeba_has_no_labels(project: Project) -> None:
+    project.stages("celeba", "config", "download", "preprocess")
+    assert project.facts("celeba", "stats.json")["labels_sha256"] is None
+    assert project.training_labels("celeba").stdout == "seen None\n"
+
+
 def test_images_that_are_not_the_recorded_ones_are_refused(project: Project) -> None:
     project.stages("cifar10", "config", "download", "preprocess")
     shutil.rmtree(project.root / "work")
@@ -105,7 +176,7 @@ def test_images_that_are_not_the_recorded_ones_are_refused(project: Project) -> 
     assert "data/demo/cifar10/stats.json" in done.stderr
     assert "dvc repro preprocess@cifar10" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((project.root / "work/demo/cifar10").glob("*.npy"))
+    assert not list((project.root / "work/demo/cifar10").glob("images*.npy"))
 
 
 def test_facts_that_were_never_made_are_named(project: Project) -> None:
@@ -122,6 +193,121 @@ def test_stale_drawings_are_drawn_again(project: Project) -> None:
     write_cifar10(drawn, 20, seed=9, workers=1)
     project.stages("cifar10", "preprocess")
     assert drawn.read_bytes() == sound
+
+
+def test_stale_or_incomplete_folders_are_drawn_again(project: Project) -> None:
+    project.add_recipe("fashion_mnist", 28)
+    project.stages("fashion_mnist", "config", "download")
+    (drawn,) = (path for path in (project.root / "work/downloads/synthetic").iterdir() if path.is_dir())
+    sound = {path.name: path.read_bytes() for path in drawn.iterdir()}
+    for name in FASHION_MNIST_FILES:
+        (drawn / name).unlink()
+        project.stages("fashion_mnist", "preprocess")
+        assert {path.name: path.read_bytes() for path in drawn.iterdir()} == sound
+
+
+def test_a_local_folder_of_fashion_mnist(project: Project) -> None:
+    write_fashion_mnist(project.root / "mine", 17, seed=1, workers=1)
+    project.add_recipe("fashion_mnist", 28, source="mine")
+    project.stages("fashion_mnist", "config", "download", "preprocess")
+    manifest = project.facts("fashion_mnist", "manifest.json")
+    assert (manifest["source"], manifest["name"], manifest["matches_official"]) == ("local", "mine", False)
+    lines = [f"{path.name} {path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+             for path in sorted((project.root / "mine").iterdir())]  # fmt: skip
+    assert manifest["sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    images, labels = read_fashion_mnist(project.root / "mine")
+    assert np.array_equal(np.load(project.array("fashion_mnist")), images)
+    assert np.array_equal(np.load(project.array("fashion_mnist", "labels")), labels)
+    write_fashion_mnist(project.root / "mine", 17, seed=2, workers=1)
+    done = project.run("-m", "stages.preprocess", "fashion_mnist")
+    assert done.returncode == 1
+    assert "is not what data/demo/fashion_mnist/manifest.json describes" in done.stderr
+
+
+def test_a_local_file_of_sprites(project: Project) -> None:
+    write_sprites(project.root / "mine.npz", 17, seed=1, workers=1)
+    project.add_recipe("sprites", 16, source="mine.npz")
+    project.stages("sprites", "config", "download", "preprocess")
+    manifest = project.facts("sprites", "manifest.json")
+    assert (manifest["source"], manifest["name"], manifest["matches_official"]) == ("local", "mine.npz", False)
+    images, labels = read_sprites(project.root / "mine.npz")
+    assert np.array_equal(np.load(project.array("sprites")), images)
+    assert np.array_equal(np.load(project.array("sprites", "labels")), labels)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "accepted"),
+    [
+        ("fashion_mnist", 28, "a folder with train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, packed or unpacked"),
+        ("sprites", 16, "accepted: synthetic, or the path of an .npz file with the arrays images and labels"),
+    ],
+)
+def test_a_wrong_local_source_is_explained(project: Project, dataset: str, size: int, accepted: str) -> None:
+    project.add_recipe(dataset, size, source="mine")
+    project.stages(dataset, "config")
+    absent = project.run("-m", "stages.download", dataset)
+    assert accepted in absent.stderr
+    (project.root / "mine").mkdir()
+    empty = project.run("-m", "stages.download", dataset)
+    assert "mine: " in empty.stderr
+    for done in (absent, empty):
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder of Fashion-MNIST's two files, and the address of a server that offers it."""
+    folder = tmp_path / "published"
+    write_fashion_mnist(folder, 30, seed=5, workers=1)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def described(folder: Path, address: str) -> list[dict[str, Any]]:
+    """The files of `folder` as params.yaml describes official ones."""
+    contents = {name: (folder / name).read_bytes() for name in FASHION_MNIST_FILES}
+    return [
+        {"name": name, "size": len(content), "md5": hashlib.md5(content).hexdigest(), "sha256": None}
+        | {"urls": [f"{address}/{name}"], "by_hand": "Ask the publisher."}
+        for name, content in contents.items()
+    ]
+
+
+def test_official_files_are_fetched_into_a_folder_of_the_data_set(project: Project, published: tuple[Path, str]) -> None:
+    folder, address = published
+    project.add_recipe("fashion_mnist", 28, "official", described(folder, address))
+    project.stages("fashion_mnist", "config", "download", "preprocess")
+    fetched = project.root / "work/downloads/fashion_mnist"
+    for name in FASHION_MNIST_FILES:
+        assert (fetched / name).read_bytes() == (folder / name).read_bytes()
+    manifest = project.facts("fashion_mnist", "manifest.json")
+    assert (manifest["source"], manifest["matches_official"]) == ("official", True)
+    assert manifest["origin"] == "official files"
+    assert np.array_equal(np.load(project.array("fashion_mnist", "labels")), read_fashion_mnist(folder)[1])
+    # The same files as a local source are recognised.
+    project.add_recipe("fashion_mnist", 28, str(folder))
+    project.stages("fashion_mnist", "config", "download")
+    local = project.facts("fashion_mnist", "manifest.json")
+    assert (local["source"], local["matches_official"], local["sha256"]) == ("local", True, manifest["sha256"])
+
+
+def test_an_official_file_that_differs_is_not_used(project: Project, published: tuple[Path, str]) -> None:
+    folder, address = published
+    files = described(folder, address)
+    files[1]["md5"] = "0" * 32
+    project.add_recipe("fashion_mnist", 28, "official", files)
+    project.stages("fashion_mnist", "config")
+    done = project.run("-m", "stages.download", "fashion_mnist")
+    assert done.returncode == 1
+    assert "train-labels-idx1-ubyte.gz could not be downloaded" in done.stderr
+    assert "Put it into the folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in (project.root / "work/downloads/fashion_mnist").glob("*.gz")} == {FASHION_MNIST_FILES[0]}
 
 
 def test_a_local_archive_or_folder_in_data_home(project: Project, tmp_path: Path) -> None:
@@ -188,3 +374,12 @@ def test_a_broken_local_archive_stops_the_download_stage(project: Project) -> No
     assert done.returncode == 1
     assert "mine.tar.gz: not a whole .tar.gz archive" in done.stderr
     assert not (project.root / "data").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, fault_to_exit(), open("/dev/full", "w", buffering=1) as full:
+        full.write("x\n")
+    assert ended.value.code == 1
+    said = "error: the disk: No space left on device; make room, and the same command does the rest\n"
+    assert capsys.readouterr().err == said

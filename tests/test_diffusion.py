@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import Denoiser, eps_to_x0, q_sample, training_loss, v_target, v_to_x0, x0_to_eps
+from ddpm.diffusion import (
+    MIN_SNR_GAMMA,
+    Denoiser,
+    eps_to_x0,
+    loss_weight,
+    q_sample,
+    training_loss,
+    v_target,
+    v_to_x0,
+    x0_to_eps,
+)
 from ddpm.schedule import cosine_schedule
 
 T = 1000
@@ -75,15 +85,15 @@ def test_v_is_the_velocity_of_the_paper() -> None:
         torch.testing.assert_close(v, derivative, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_loss_is_zero_for_the_true_target_and_its_mean_square_for_a_network_of_zeros(prediction: str) -> None:
     x0, eps, t = images(4, dtype=torch.float32), noise(4, dtype=torch.float32), torch.tensor([1, 250, 600, T])
     signal = SCHEDULE.alpha_bar[t].sqrt().float().view(-1, 1, 1, 1)
     deviation = (1 - SCHEDULE.alpha_bar[t]).sqrt().float().view(-1, 1, 1, 1)
-    target = eps if prediction == "eps" else signal * eps - deviation * x0
+    target = {"eps": eps, "x0": x0, "v": signal * eps - deviation * x0}[prediction]
     seen = []
 
-    def perfect(x_t: Tensor, steps: Tensor) -> Tensor:
+    def perfect(x_t: Tensor, steps: Tensor, context: Tensor | None) -> Tensor:
         seen.append((x_t, steps))
         return target
 
@@ -92,23 +102,23 @@ def test_loss_is_zero_for_the_true_target_and_its_mean_square_for_a_network_of_z
     torch.testing.assert_close(loss, torch.zeros(4), rtol=0, atol=1e-12)
     torch.testing.assert_close(seen[0][0], signal * x0 + deviation * eps, rtol=0, atol=1e-6)
     assert torch.equal(seen[0][1], t)
-    zeros = training_loss(lambda x_t, steps: torch.zeros_like(x_t), SCHEDULE, prediction, x0, t, eps)
+    zeros = training_loss(lambda x_t, steps, context: torch.zeros_like(x_t), SCHEDULE, prediction, x0, t, eps)
     torch.testing.assert_close(zeros, target.square().mean((1, 2, 3)), rtol=1e-5, atol=0)
 
 
 def test_loss_of_a_low_precision_network_is_summed_in_float32() -> None:
     x0, eps = images(2, dtype=torch.float32), noise(2, dtype=torch.float32)
-    loss = training_loss(lambda x_t, t: x_t.bfloat16() * 0, SCHEDULE, "eps", x0, torch.tensor([3, 4]), eps)
+    loss = training_loss(lambda x_t, t, context: x_t.bfloat16() * 0, SCHEDULE, "eps", x0, torch.tensor([3, 4]), eps)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, eps.square().mean((1, 2, 3)), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_denoiser_undoes_the_noise_for_a_perfect_network(prediction: str) -> None:
     x0, eps, t = images(3), noise(3), torch.tensor([1, 500, T])
     x_t = q_sample(SCHEDULE, x0, t, eps)
-    target = eps if prediction == "eps" else v_target(SCHEDULE, x0, t, eps)
-    x0_hat = Denoiser(lambda x, steps: target, SCHEDULE, prediction)(x_t, t)
+    target = {"eps": eps, "x0": x0, "v": v_target(SCHEDULE, x0, t, eps)}[prediction]
+    x0_hat = Denoiser(lambda x, steps, context: target, SCHEDULE, prediction)(x_t, t)
     torch.testing.assert_close(x0_hat, x0, rtol=0, atol=1e-10)
 
 
@@ -118,7 +128,7 @@ def test_denoiser_clips_and_the_derived_noise_adds_up() -> None:
     x_t = q_sample(SCHEDULE, x0, t, eps)
     wrong = eps + 0.1 * noise(2, seed=9)
     assert float(eps_to_x0(SCHEDULE, x_t, t, wrong).abs().max()) > 1000
-    x0_hat = Denoiser(lambda x, steps: wrong, SCHEDULE, "eps")(x_t, t)
+    x0_hat = Denoiser(lambda x, steps, context: wrong, SCHEDULE, "eps")(x_t, t)
     assert float(x0_hat.abs().max()) == 1
     eps_hat = x0_to_eps(SCHEDULE, x_t, t, x0_hat)
     assert float(eps_hat.abs().max()) < 6
@@ -127,5 +137,74 @@ def test_denoiser_clips_and_the_derived_noise_adds_up() -> None:
 
 def test_denoiser_keeps_no_graph() -> None:
     network = torch.nn.Conv2d(3, 3, 1)
-    x0_hat = Denoiser(lambda x, t: network(x), SCHEDULE, "v")(images(1, dtype=torch.float32), torch.tensor([5]))
+    x0_hat = Denoiser(lambda x, t, context: network(x), SCHEDULE, "v")(images(1, dtype=torch.float32), torch.tensor([5]))
     assert not x0_hat.requires_grad
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_min_snr_weighs_the_error_of_x0_alike_for_every_prediction(prediction: str) -> None:
+    """An error of x0 weighs min(SNR, gamma), however the network spells it (Hang et al. 2023, section 3.4)."""
+    x0, eps, t = images(5), noise(5), torch.tensor([1, 100, 400, 800, T])
+    x_t, wrong = q_sample(SCHEDULE, x0, t, eps), x0 + 0.1 * noise(5, seed=4)
+    spelled = {
+        "eps": lambda x: x0_to_eps(SCHEDULE, x_t, t, x),
+        "x0": lambda x: x,
+        # v of an estimate of x0 has the noise that goes with it.
+        "v": lambda x: v_target(SCHEDULE, x, t, x0_to_eps(SCHEDULE, x_t, t, x)),
+    }[prediction]
+    error = (spelled(wrong) - spelled(x0)).square().mean((1, 2, 3))
+    snr = SCHEDULE.alpha_bar[t] / (1 - SCHEDULE.alpha_bar[t])
+    assert float(snr[0]) > MIN_SNR_GAMMA > float(snr[-1])
+    expected = snr.clamp(max=MIN_SNR_GAMMA) * (wrong - x0).square().mean((1, 2, 3))
+    torch.testing.assert_close(loss_weight(SCHEDULE, prediction, "min_snr", t) * error, expected, rtol=1e-6, atol=0)
+
+
+def test_the_weight_multiplies_the_plain_loss() -> None:
+    x0, eps, t = images(3, dtype=torch.float32), noise(3, dtype=torch.float32), torch.tensor([1, 500, T])
+
+    def network(x_t: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+        return 0.3 * x_t
+
+    plain = training_loss(network, SCHEDULE, "v", x0, t, eps)
+    weighted = training_loss(network, SCHEDULE, "v", x0, t, eps, weighting="min_snr")
+    torch.testing.assert_close(weighted, plain * loss_weight(SCHEDULE, "v", "min_snr", t).float(), rtol=1e-6, atol=0)
+    assert float(weighted[0]) < 0.01 * float(plain[0])
+
+
+# Guidance.
+
+
+def by_context(x_t: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+    """A stand-in that answers with its context's first number, 0.1 where there is none."""
+    first = torch.zeros(len(x_t)) if context is None else context[:, 0]
+    answer = torch.where(first == 0, 0.1, first).to(x_t.dtype)
+    return answer[:, None, None, None].expand_as(x_t)
+
+
+@pytest.mark.parametrize(("guidance", "expected"), [(0.0, 0.1), (1.0, 0.3), (2.0, 0.5), (3.5, 0.8), (20.0, 1.0)])
+def test_guidance_goes_on_from_the_unconditional_estimate(guidance: float, expected: float) -> None:
+    """Ho and Salimans 2022, equation 6: 0.1 + w (0.3 - 0.1), clipped to 1."""
+    context, t = torch.tensor([[0.3, 0.0], [0.3, 0.7]]), torch.tensor([5, T])
+    x0_hat = Denoiser(by_context, SCHEDULE, "x0", context, guidance)(images(2), t)
+    torch.testing.assert_close(x0_hat, torch.full_like(x0_hat, expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_guidance_of_the_network_s_output_is_guidance_of_x0(prediction: str) -> None:
+    """Every prediction is affine in x0 with factors that do not depend on the context."""
+    x_t, t, context = 0.1 * noise(2), torch.tensor([50, 300]), torch.tensor([[0.05], [0.02]])
+    estimates = [Denoiser(by_context, SCHEDULE, prediction, context, guidance)(x_t, t) for guidance in (0.0, 1.0, 1.5)]
+    assert max(float(estimate.abs().max()) for estimate in estimates) < 1, "nothing is clipped"
+    torch.testing.assert_close(estimates[2], estimates[0] + 1.5 * (estimates[1] - estimates[0]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(0.0, [2]), (1.0, [2]), (2.0, [4])])
+def test_guidance_costs_a_pass_only_where_it_needs_two(guidance: float, rows: list[int]) -> None:
+    called = []
+
+    def network(x_t: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+        called.append(len(x_t))
+        return by_context(x_t, t, context)
+
+    Denoiser(network, SCHEDULE, "x0", torch.ones(2, 1), guidance)(images(2), torch.tensor([3, 4]))
+    assert called == rows

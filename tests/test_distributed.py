@@ -146,7 +146,7 @@ def test_an_error_in_one_process_shows_its_traceback(checkout: Checkout) -> None
     training = checkout.path / "src/ddpm/training.py"
     text = training.read_text()
     broken = '        if step == 3 and distributed.rank() == 1:\n            raise OSError("a cable was cut")\n'
-    anchor = "        x0, t, eps = draw_batch("
+    anchor = "        x0, t, eps, context = draw_batch("
     assert anchor in text
     training.write_text(text.replace(anchor, broken + anchor))
     output = checkout.run(*TORCHRUN, *TRAIN, rc=1)
@@ -178,6 +178,14 @@ def test_a_batch_too_small_for_the_processes_is_refused(checkout: Checkout) -> N
     checkout.python("-m", "stages.config", "cifar10")
     output = checkout.run(*TORCHRUN, *TRAIN, rc=1)
     assert "train.batch_size = 1 cannot be shared by 2 processes; accepted: 2 or more" in output
+
+
+def test_batch_norm_of_several_processes_is_refused(checkout: Checkout) -> None:
+    checkout.params(train__norm="batch")
+    checkout.python("-m", "stages.config", "cifar10")
+    output = checkout.run(*TORCHRUN, *TRAIN, rc=1)
+    assert "train.norm = batch with 2 processes" in output
+    assert "accepted: one process, or train.norm = group" in output
 
 
 def test_two_processes_draw_the_images_of_one(alone: Checkout) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: every image in its place, every value rounded to the nearest."""
+"""Pictures: every image in its place, every value rounded to the nearest, every frame shown for its time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ddpm.data import to_float
-from ddpm.images import LABEL_WIDTH, MARGIN, make_grid, save_grid, save_labelled_rows, to_uint8
+from ddpm.images import (
+    HEADER_HEIGHT,
+    HOLD_MS,
+    LABEL_WIDTH,
+    MARGIN,
+    make_grid,
+    normalised,
+    save_curves,
+    save_gif,
+    save_grid,
+    save_labelled_rows,
+    save_notice,
+    to_uint8,
+)
 
 
 def test_to_uint8_is_exact_clipped_and_rounded() -> None:
@@ -47,6 +61,82 @@ def test_a_saved_grid_is_enlarged_by_a_whole_factor(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), make_grid(images, 2)), "never made smaller"
 
 
+def test_normalised_stretches_each_image_over_the_whole_range() -> None:
+    ramp = torch.linspace(-3, 5, 256, dtype=torch.float64).view(16, 16)
+    states = torch.stack([ramp, -ramp, 1e-3 * ramp + 7, torch.full_like(ramp, -9)])[:, None]
+    levels = np.arange(256).reshape(16, 16)
+    shown = normalised(states)
+    assert shown.shape == (4, 16, 16, 1)
+    for image, expected in zip(shown[..., 0], [levels, 255 - levels, levels, np.zeros_like(levels)], strict=True):
+        assert np.abs(image.astype(int) - expected).max() == 0
+
+
+def test_normalised_keeps_the_ratio_of_the_channels() -> None:
+    """One least and one greatest value for all channels of an image: a red state does not turn gray."""
+    state = torch.zeros(1, 3, 2, 2)
+    state[0, 0], state[0, 1] = 4.0, 1.0
+    assert (normalised(state) == [255, 64, 0]).all()
+
+
+def test_gray_images_are_drawn_as_their_three_equal_channels(tmp_path: Path) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 1), dtype=np.uint8)
+    colour = gray.repeat(3, axis=3)
+    assert np.array_equal(make_grid(gray, 2), make_grid(colour, 2))
+    for name, images in (("gray", gray), ("colour", colour)):
+        save_grid(tmp_path / name / "grid.png", images, 2)
+        save_labelled_rows(tmp_path / name / "rows.png", [("a", images)], columns=list("12345"))
+        save_gif(tmp_path / name / "path.gif", [images, images[::-1]], 2)
+    for file in ("grid.png", "rows.png", "path.gif"):
+        assert (tmp_path / "gray" / file).read_bytes() == (tmp_path / "colour" / file).read_bytes()
+
+
+def decoded(path: Path) -> list[tuple[np.ndarray, int]]:
+    """Every frame of a GIF as (RGB array, milliseconds)."""
+    frames = []
+    with Image.open(path) as gif:
+        assert gif.info["loop"] == 0, "for ever"
+        for index in range(gif.n_frames):
+            gif.seek(index)
+            frames.append((np.asarray(gif.convert("RGB")), gif.info["duration"]))
+    return frames
+
+
+def test_a_gif_of_few_colours_is_exact_and_holds_its_last_frame(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (40, 3), dtype=np.uint8)
+    frames = [colours[rng.integers(0, 40, (5, 8, 8))] for _ in range(6)]
+    frames[3] = frames[2].copy()
+    frames[3][0, 0, 0] = colours[(frames[2][0, 0, 0] == colours).all(1).argmin()]  # but for one pixel as the frame before
+    save_gif(tmp_path / "new" / "path.gif", frames, per_row=3, seconds=1.5, target_width=100)
+    shown = decoded(tmp_path / "new" / "path.gif")
+    assert [pause for _, pause in shown] == [300] * 5 + [HOLD_MS]
+    for (picture, _), images in zip(shown, frames, strict=True):
+        assert np.array_equal(picture, make_grid(images, 3).repeat(3, 0).repeat(3, 1))
+
+
+def test_a_gif_of_noise_that_clears_stays_near_its_frames_in_one_palette(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    final = rng.integers(0, 64, (4, 16, 16, 3)).astype(float)  # dark, where noise alone would leave few colours
+    noise = rng.normal(128, 128, final.shape)
+    frames = [(final + (1 - k / 9) * (noise - final)).clip(0, 255).astype(np.uint8) for k in range(10)]
+    save_gif(tmp_path / "path.gif", frames, per_row=4, target_width=1)
+    shown = [picture for picture, _ in decoded(tmp_path / "path.gif")]
+    errors = [np.abs(picture.astype(int) - make_grid(images, 4)).mean() for picture, images in zip(shown, frames, strict=True)]
+    assert max(errors) < 20
+    assert all((picture[:MARGIN] == 255).all() for picture in shown), "white margins stay white"
+    assert errors[-1] < 3, "the finished images get the most colours"
+    assert len(np.unique(np.stack(shown).reshape(-1, 3), axis=0)) <= 255, "one palette for all frames, one place left free"
+
+
+def test_a_gif_of_one_frame_and_of_none(tmp_path: Path) -> None:
+    images = np.zeros((1, 4, 4, 1), np.uint8)
+    save_gif(tmp_path / "one.gif", [images], per_row=1, target_width=1)
+    with Image.open(tmp_path / "one.gif") as gif:
+        assert np.array_equal(np.asarray(gif.convert("RGB")), make_grid(images, 1))
+    with pytest.raises(ValueError, match=r"none\.gif: an animation needs at least one frame"):
+        save_gif(tmp_path / "none.gif", [], per_row=1)
+
+
 def test_rows_stand_below_each_other_beside_their_labels(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     save_labelled_rows(tmp_path / "rows.png", [("raw", images[:3]), ("EMA", images[3:])], target_width=1)
@@ -56,3 +146,47 @@ def test_rows_stand_below_each_other_beside_their_labels(tmp_path: Path) -> None
     assert top.min() < 128, "the first label is drawn"
     assert bottom.min() < 128, "the second label is drawn"
     assert not np.array_equal(top, bottom)
+
+
+def test_column_labels_stand_above_their_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    save_labelled_rows(tmp_path / "plain.png", [("x_t", images)], target_width=1)
+    save_labelled_rows(tmp_path / "labelled.png", [("x_t", images)], target_width=1, columns=["9", "", "0"])
+    labelled = np.asarray(Image.open(tmp_path / "labelled.png"))
+    assert np.array_equal(labelled[HEADER_HEIGHT:], np.asarray(Image.open(tmp_path / "plain.png")))
+    dark = np.flatnonzero((labelled[:HEADER_HEIGHT] < 128).any((0, 2))) - LABEL_WIDTH - MARGIN
+    column, offset = np.divmod(dark, 40 + MARGIN)
+    assert set(column) == {0, 2}
+    assert np.abs(offset - 20).max() < 8, "in the middle of the image"
+
+
+def test_column_labels_without_their_images_are_refused(tmp_path: Path) -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"row 'x0_hat' has 2 images; there are 3 column labels"):
+        save_labelled_rows(tmp_path / "rows.png", [("x_t", images), ("x0_hat", images[:2])], columns=["2", "1", "0"])
+
+
+def test_curves_are_drawn_where_their_points_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    left = {"DDPM": ([10, 100], [8.0, 2.0]), "DDIM": ([10, 20, 50], [4.0, 3.0, 1.0])}
+    right = {"DDIM": ([10, 20], [2.0, 1.0])}
+    save_curves(tmp_path / "curves.png", {"uniform": left, "quadratic": right}, "steps", "distance", "two samplers")
+    for axes, title, curves in zip(drawn[0].axes, ("uniform", "quadratic"), (left, right), strict=True):
+        assert {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines} == {
+            label: [list(point) for point in zip(*points, strict=True)] for label, points in curves.items()
+        }
+        assert (axes.get_xscale(), axes.get_yscale(), axes.get_xlabel(), axes.get_title()) == ("log", "log", "steps", title)
+    first, second = drawn[0].axes
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["DDPM", "DDIM"]
+    assert second.get_legend() is None, "one curve needs none"
+    assert first.get_ylim() == second.get_ylim(), "panels compare"
+    assert first.get_ylabel() == "distance"
+
+
+def test_a_notice_shows_text(tmp_path: Path) -> None:
+    save_notice(tmp_path / "a" / "one.png", "one")
+    save_notice(tmp_path / "none.png", "")
+    with Image.open(tmp_path / "a" / "one.png") as one, Image.open(tmp_path / "none.png") as none:
+        assert np.asarray(none).min() == 255
+        assert np.asarray(one).min() < 64

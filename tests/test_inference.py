@@ -42,6 +42,20 @@ def test_eager_calls_give_the_same_bits(network: UNet, precision: str) -> None:
     assert kinds[nn.Conv2d] == kinds[nn.Linear] == (torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
+def test_every_choice_of_blocks_gives_the_same_bits() -> None:
+    """Transposed convolutions, batch norm and a context, in bf16."""
+    config = train_config(
+        norm="batch", activation="relu", upsample="transposed", heads=2, neck_attention=True, context_dim=5, time_in="neck"
+    )
+    network = randomised(build_network(config)).eval().requires_grad_(False)
+    x_t, t = inputs()
+    context = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    with autocast("bf16", CPU):
+        expected = copy.deepcopy(network)(x_t, t, context)
+    assert torch.equal(prepare(network, "bf16", CPU)(x_t, t, context), expected)
+    assert network.ups[0].upsample.weight.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_calls_agree_at_every_shape(network: UNet, precision: str) -> None:
     exact = copy.deepcopy(network)

@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"ddpm": ROOT / "src" / "ddpm", "stages": ROOT / "stages"}
 # A module may import only modules of lower levels, and of the project only the library.
 LEVELS = [
-    {"compilation", "config", "distributed", "images", "memory", "parallel"}
-    | {"precision", "progress", "schedule", "seeds", "timing"},
+    {"compilation", "config", "distributed", "garments", "images", "memory", "parallel"}
+    | {"precision", "progress", "schedule", "seeds", "sprites", "timing"},
     {"archives", "data", "diffusion", "ema", "fetch", "inference", "unet"},
     {"checkpoint", "preprocess", "samplers", "synthetic"},
-    {"training"},
+    {"editing", "training"},
     {"states"},
 ]
 
@@ -95,7 +95,9 @@ def test_the_scales_share_one_pipeline() -> None:
     for scale in ("small", "full"):
         copy = ROOT / scale / "dvc.yaml"
         assert not copy.is_symlink(), "DVC cannot read links from git's history"
-        assert copy.read_text() == (ROOT / "dvc.yaml").read_text(), f"cp dvc.yaml {scale}/"
+        ours, _, lists = (ROOT / "dvc.yaml").read_text().partition("\nmetrics:\n")
+        assert lists
+        assert copy.read_text().partition("\nmetrics:\n")[0] == ours, f"copy the stages of dvc.yaml to {scale}/dvc.yaml"
 
 
 def keys(values: Any, prefix: str = "") -> set[str]:
@@ -114,7 +116,7 @@ def test_the_scales_have_the_same_settings() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_default_can_be_overridden(scale: str) -> None:
     params = load_params(scale)
-    assert list(params["recipes"]) == params["recipe_names"]
+    assert set(params["recipe_names"]) <= set(params["recipes"])
     for recipe in params["recipes"].values():
         for part in ("train", "figures"):
             assert list(recipe[part]) == list(params[part])
@@ -128,10 +130,11 @@ def test_a_scale_knows_where_it_stands(scale: str) -> None:
     assert (params_file(scale).parent / params["root"]).resolve() == ROOT
 
 
-def test_charts_show_every_recipe() -> None:
+@pytest.mark.parametrize("scale", SCALES)
+def test_charts_show_every_recipe(scale: str) -> None:
     """Lists outside the stages cannot use the matrix: a new recipe has to be added to them by hand."""
-    parsed = pipeline()
-    recipes = load_params("demo")["recipe_names"]
+    parsed = yaml.safe_load(params_file(scale).with_name("dvc.yaml").read_text())
+    recipes = load_params(scale)["recipe_names"]
     loss = next(plot["loss-${scale}"] for plot in parsed["plots"] if isinstance(plot, dict))
     folder = "${root}/metrics/${scale}"
     assert list(loss["y"]) == [f"{folder}/{recipe}/loss.csv" for recipe in recipes]

@@ -12,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import ROOT, Checkout, stages_run, wait_for
+from stages.common import load_yaml
 
 RECIPES = ("cifar10", "celeba")
-FIGURES = ("progression", "samplers", "ema", "grid", "timing")
+FIGURES = ("progression", "samplers", "ema", "grid", "solvers", "classes", "path", "timing")
+PICTURES = (
+    "data.png", "loss.png", "progression.png", "samplers.png", "ema.png", "grid.png", "solvers.png", "solvers-images.png",
+    "classes.png", "guidance.png", "path.png", "path.gif", "path-wrong.gif", "wrong.png", "timing.png",
+)  # fmt: skip
 STAGES = ("config", "download", "preprocess", "train", *FIGURES)
 WALL_CLOCK = ("speed.csv", "speed.json", "timing.json", "timing.png")
 # Written by a stage, in git, but no output: measured wall-clock time.
@@ -85,8 +92,45 @@ def test_plots_need_no_network(done: Checkout) -> None:
     assert "window.vegaEmbed=" in page
     assert page.count("vegaEmbed('#loss-demo', spec)") == 1
     for recipe in RECIPES:
-        for name in ("data", "loss", *FIGURES):
-            assert page.count(f'<img src="static/workspace_metrics_demo_{recipe}_{name}.png">') == 1
+        for name in PICTURES:
+            assert page.count(f'<img src="static/workspace_metrics_demo_{recipe}_{name}">') == 1
+
+
+# --- Every recipe --------------------------------------------------------------------------------------------------
+
+
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("cifar10_linear", "cifar10_classes", "fashion_mnist")]
+
+
+@pytest.mark.parametrize("recipe", ["sprites", *OTHERS])
+def test_a_recipe_runs_by_its_name_in_recipe_names(fresh: Checkout, recipe: str) -> None:
+    """With what makes it that recipe; only the number of images and steps, T and the widths are a test's."""
+    params = load_yaml((fresh.path / "params.yaml").read_text())
+    section = f"recipes__{recipe}__"
+    tiny = {f"{section}train__{key}": None for key in ("steps", "num_timesteps", "time_emb_dim")}
+    levels = len(params["recipes"][recipe]["train"]["channels"] or params["train"]["channels"])
+    tiny[f"{section}train__channels"] = [8, 12, 8, 12][:levels]
+    tiny[f"{section}data__synthetic_images"] = 40
+    if recipe == "fashion_mnist":
+        tiny |= {f"{section}train__steps": "1 epoch", f"{section}train__checkpoints": [1]}
+    fresh.params(recipe_names=[recipe], **tiny)
+    fresh.dvc("repro")
+    assert set(fresh.lock()) == of(recipe, *STAGES)
+    results = fresh.path / "metrics/demo" / recipe
+    assert {path.name for path in results.glob("*") if path.suffix in (".png", ".gif")} == set(PICTURES)
+    classes = json.loads((results / "classes.json").read_text())["classes"]
+    assert len(classes) == {"sprites": 5, "cifar10_classes": 10}.get(recipe, 0)
+    train = json.loads((results / "train.json").read_text())
+    assert train["steps"] == (10 if recipe == "fashion_mnist" else 6), "an epoch of 40 images in batches of 4"
+    stats = json.loads((fresh.path / "data/demo" / recipe / "stats.json").read_text())
+    with Image.open(results / "grid.png") as grid:
+        pixels = np.asarray(grid)
+    gray = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all())
+    assert gray == (stats["channels"] == 1) == (recipe == "fashion_mnist")
+    # Drawn by its own checkpoint, class by class where it has classes.
+    asked = ["--class", "1"] if classes else []
+    fresh.python("-m", "stages.sample", recipe, "--steps", "2", "--images", "2", *asked, "--out", "two.npy")
+    assert np.load(fresh.path / "two.npy").shape == (2, stats["size"], stats["size"], stats["channels"])
 
 
 # --- What a change reruns ------------------------------------------------------------------------------------------
@@ -134,12 +178,13 @@ def test_machine_settings_change_no_result(done: Checkout) -> None:
 BAD = [
     ({"train__channels": "banana"}, ["train.channels", "banana", "a list of positive integers"]),
     ({"train__channels": [8, 16, 32]}, ["train.channels = [8, 16, 32]", "equal length"]),
-    ({"train__channels": [8] * 6, "train__attention": [False] * 6}, ["data.size = 16", "a multiple of 32"]),
+    ({"train__channels": [8] * 6, "train__attention": [False] * 6}, ["data.size = 16", "accepted: more than 16"]),
     ({"train__channels": [8, 70]}, ["train.channels = [8, 70]", "do not divide 70", "multiples of 4"]),
     ({"train__steps": -5}, ["train.steps = -5", "1 or more"]),
     ({"train__lr": "fast"}, ["train.lr = 'fast'", "a number in (0, 1]"]),
-    ({"figures__method": "foo"}, ["figures.method = 'foo'", "ddpm or ddim"]),
-    ({"figures__ddpm_steps": 9}, ["figures.ddpm_steps = 9", "train.num_timesteps = 8"]),
+    ({"figures__sampler": "foo 4"}, ["figures.sampler = 'foo 4'", "a method, its network calls"]),
+    ({"figures__sampler": "ddpm 9"}, ["figures.sampler = 'ddpm 9'", "train.num_timesteps = 8"]),
+    ({"train__steps": "many epochs"}, ["train.steps = 'many epochs'", "or epochs, as in: 50 epochs"]),
     ({"train__chanels": [8, 16]}, ["train.chanels", "unknown key"]),
     ({"recipes__celeba__train__stepz": 3}, ["recipes.celeba.train.stepz", "unknown key", "steps"]),
     ({"recipes__celeba__data__crop": [100, 57, 128, 128]}, ["crop = [100, 57, 128, 128]", "178x218"]),

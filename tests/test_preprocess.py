@@ -14,17 +14,18 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.archives import ArchiveError, CelebaImages, read_cifar10
+from ddpm.archives import READERS, ArchiveError, CelebaImages
 from ddpm.config import DataConfig, RemoteFile
 from ddpm.parallel import WorkerKilledError, in_processes
 from ddpm.preprocess import PackError, cut, pack
-from ddpm.synthetic import write_celeba, write_cifar10
+from ddpm.synthetic import write_celeba, write_cifar10, write_fashion_mnist, write_sprites
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 REAL = os.environ.get("DDPM_REAL_DATA")
@@ -33,6 +34,7 @@ BOX = [25, 57, 128, 128]
 
 def data_config(dataset: str, crop: list[int] | None = None, size: int = 32) -> DataConfig:
     file = RemoteFile(name="f", size=1, md5="0" * 32, sha256=None, urls=["https://example.org/f"], by_hand="-")
+    number = {"fashion_mnist": 2, "sprites": 0}.get(dataset, 1)
     return DataConfig(
         dataset=dataset,
         source="synthetic",
@@ -42,7 +44,7 @@ def data_config(dataset: str, crop: list[int] | None = None, size: int = 32) -> 
         crop=crop,
         size=size,
         shareable=True,
-        file=file,
+        files=[file] * number,
     )
 
 
@@ -133,13 +135,39 @@ def test_the_number_of_workers_changes_nothing(archive: Path, tmp_path: Path) ->
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes() == (tmp_path / "0").read_bytes()
 
 
-def test_cifar10_is_packed_as_it_is(tmp_path: Path) -> None:
-    write_cifar10(tmp_path / "c.tar.gz", 300, seed=0, workers=1)
-    stats = pack(data_config("cifar10"), tmp_path / "c.tar.gz", tmp_path / "a.npy", workers=1)
-    array = np.load(tmp_path / "a.npy")
-    assert np.array_equal(array, read_cifar10(tmp_path / "c.tar.gz"))
+@pytest.mark.parametrize(
+    ("dataset", "write", "shape"),
+    [
+        ("cifar10", write_cifar10, (32, 32, 3)),
+        ("fashion_mnist", write_fashion_mnist, (28, 28, 1)),
+        ("sprites", write_sprites, (16, 16, 3)),
+    ],
+)
+def test_images_with_labels_are_packed_as_they_are(
+    tmp_path: Path, dataset: str, write: Callable[..., None], shape: tuple[int, ...]
+) -> None:
+    source, out, labels_out = tmp_path / "raw", tmp_path / "packed" / "a.npy", tmp_path / "packed" / "l.npy"
+    write(source, 300, seed=0, workers=1)
+    stats = pack(data_config(dataset, size=shape[0]), source, out, 1, labels_out)
+    images, labels = READERS[dataset](source)
+    array, packed_labels = np.load(out), np.load(labels_out)
+    assert array.dtype == packed_labels.dtype == np.uint8
+    assert array.shape == (300, *shape)
+    assert np.array_equal(array, images)
+    assert np.array_equal(packed_labels, labels)
+    assert (stats["count"], stats["size"], stats["channels"]) == (300, shape[0], shape[-1])
+    assert len(stats["mean"]) == len(stats["std"]) == shape[-1]
     assert np.allclose(stats["mean"], (array / 255).mean((0, 1, 2)), rtol=1e-12)
     assert np.allclose(stats["std"], (array / 255).std((0, 1, 2)), rtol=1e-12)
+    assert stats["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert stats["labels_sha256"] == hashlib.sha256(labels_out.read_bytes()).hexdigest()
+    assert {path.name for path in out.parent.iterdir()} == {"a.npy", "l.npy"}
+
+
+def test_celeba_has_no_labels(archive: Path, tmp_path: Path) -> None:
+    stats = pack(data_config("celeba", BOX, 16), archive, tmp_path / "a.npy", 1, tmp_path / "l.npy")
+    assert stats["labels_sha256"] is None
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npy"}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

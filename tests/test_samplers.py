@@ -1,9 +1,13 @@
-"""DDPM and DDIM against closed forms: the posterior, each other, and data whose exact denoiser is known."""
+"""DDPM and DDIM against closed forms: the posterior, each other, and data whose exact denoiser is known.
+
+The solvers of higher order are in test_solvers.py.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import combinations, pairwise, product
 
 import pytest
@@ -12,7 +16,7 @@ from torch import Tensor
 
 from ddpm.data import step_generator
 from ddpm.diffusion import Denoiser
-from ddpm.samplers import NoiseStreams, SampleState, ddim, ddpm
+from ddpm.samplers import NoiseStreams, SampleState, ddim, ddpm, ddpm_without_noise
 from ddpm.schedule import cosine_schedule, timestep_grid
 from ddpm.seeds import derive_seed
 from ddpm.unet import build_network
@@ -43,6 +47,10 @@ def random_draws(batch: int = 4, seed: int = 0) -> Draws:
     return Draws(lambda i: torch.randn(batch, 3, 4, 4, generator=generator, dtype=torch.float64))
 
 
+def random_start(batch: int = 4) -> Tensor:
+    return random_draws(batch, seed=1).draw()
+
+
 def some_denoiser(x_t: Tensor, t: Tensor) -> Tensor:
     """Neither linear nor right: an identity between samplers holds for any denoiser."""
     return torch.tanh(1.3 * x_t + 0.3 * torch.cos(t.to(x_t.dtype) / 100)[:, None, None, None])
@@ -54,8 +62,9 @@ def mean_and_sigma(
     """What one step makes of x_t = 0.6 and x0_hat = -0.4: the mean, and the factor of the noise."""
 
     def step(noise: float) -> float:
-        draws = Draws(lambda i: torch.full((1, 1, 1, 1), 0.6 if i == 0 else noise, dtype=torch.float64))
-        return float(final(sampler(lambda x_t, t: torch.full_like(x_t, -0.4), SCHEDULE, draws, [t, t_prev], **options)))
+        x_t = torch.full((1, 1, 1, 1), 0.6, dtype=torch.float64)
+        draws = Draws(lambda i: torch.full_like(x_t, noise))
+        return float(final(sampler(lambda x_t, t: torch.full_like(x_t, -0.4), SCHEDULE, x_t, [t, t_prev], draws, **options)))
 
     return step(0.0), step(1.0) - step(0.0)
 
@@ -105,10 +114,10 @@ def test_the_last_step_returns_the_estimate_without_noise(sampler: Callable[...,
 
 @pytest.mark.parametrize("num_steps", [T, 300, 7])
 def test_ddim_with_eta_1_is_ddpm_with_the_small_variance(num_steps: int) -> None:
-    grid = timestep_grid(T, num_steps)
+    grid = timestep_grid(SCHEDULE, num_steps)
     states = zip(
-        ddpm(some_denoiser, SCHEDULE, random_draws(), grid),
-        ddim(some_denoiser, SCHEDULE, random_draws(), grid, eta=1.0),
+        ddpm(some_denoiser, SCHEDULE, random_start(), grid, random_draws()),
+        ddim(some_denoiser, SCHEDULE, random_start(), grid, random_draws(), eta=1.0),
         strict=True,
     )
     worst = max(float((a.x_t - b.x_t).abs().max()) for a, b in states)
@@ -116,7 +125,7 @@ def test_ddim_with_eta_1_is_ddpm_with_the_small_variance(num_steps: int) -> None
 
 
 def test_states_follow_the_grid() -> None:
-    grid = timestep_grid(T, 7)
+    grid = timestep_grid(SCHEDULE, 7)
     asked = []
 
     def denoiser(x_t: Tensor, t: Tensor) -> Tensor:
@@ -125,18 +134,19 @@ def test_states_follow_the_grid() -> None:
 
     for sampler in (ddpm, ddim):
         asked.clear()
-        states = list(sampler(denoiser, SCHEDULE, random_draws(2), grid))
+        states = list(sampler(denoiser, SCHEDULE, random_start(2), grid, random_draws(2)))
         assert asked == [[t, t] for t in grid[:-1]]
         assert [state.t for state in states] == grid[1:]
 
 
-def test_ddim_with_eta_0_needs_no_noise_after_the_first() -> None:
-    draws = random_draws()
-    final(ddim(some_denoiser, SCHEDULE, draws, timestep_grid(T, 20)))
-    assert draws.count == 1
-    draws = random_draws()
-    final(ddpm(some_denoiser, SCHEDULE, draws, timestep_grid(T, 20)))
-    assert draws.count == 20, "none for the last step"
+def test_noise_is_drawn_only_where_it_is_added() -> None:
+    grid = timestep_grid(SCHEDULE, 20)
+    for sampler, count in ((ddim, 0), (partial(ddim, eta=0.5), 19), (ddpm, 19)):
+        draws = random_draws()
+        final(sampler(some_denoiser, SCHEDULE, random_start(), grid, draws))
+        assert draws.count == count, "none for the last step"
+    with pytest.raises(ValueError, match=r"eta = 0.5 adds noise, but none was given"):
+        final(ddim(some_denoiser, SCHEDULE, random_start(), grid, eta=0.5))
 
 
 # Data x0 ~ N(0, s^2): the best estimate of x0 is linear in x_t, the probability-flow ODE has the solution
@@ -157,8 +167,8 @@ def test_ddim_converges_to_the_ode_at_first_order() -> None:
     exact = math.sqrt(S2 / marginal_variance(T))
     errors = []
     for num_steps in (25, 50, 100, 200, 400):
-        start = Draws(lambda i: torch.ones(1, 1, 1, 1, dtype=torch.float64))
-        result = float(final(ddim(gaussian_denoiser, SCHEDULE, start, timestep_grid(T, num_steps))))
+        start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        result = float(final(ddim(gaussian_denoiser, SCHEDULE, start, timestep_grid(SCHEDULE, num_steps))))
         errors.append(abs(result / exact - 1))
     slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert all(0.85 < slope < 1.15 for slope in slopes), (errors, slopes)
@@ -168,7 +178,8 @@ def test_ddim_converges_to_the_ode_at_first_order() -> None:
 def sample_variance(num_steps: int, variance: str) -> float:
     """The exact variance of DDPM's samples: image j sees only draw j, so the sum of squares is over all draws."""
     draws = Draws(lambda i: (torch.arange(num_steps) == i).double().view(-1, 1, 1, 1))
-    return float(final(ddpm(gaussian_denoiser, SCHEDULE, draws, timestep_grid(T, num_steps), variance)).square().sum())
+    grid = timestep_grid(SCHEDULE, num_steps)
+    return float(final(ddpm(gaussian_denoiser, SCHEDULE, draws.draw(), grid, draws, variance)).square().sum())
 
 
 def test_ddpm_tends_to_the_variance_of_the_data() -> None:
@@ -180,15 +191,40 @@ def test_ddpm_tends_to_the_variance_of_the_data() -> None:
     assert small[0] < 0 < large[0], "beta tilde is a lower bound, beta an upper one (DDPM, section 3.2)"
 
 
+@pytest.mark.parametrize("num_steps", [1, 20, T])
+def test_ddpm_without_noise_collapses_to_the_average(num_steps: int) -> None:
+    """On Gaussian data it returns E[x0 | x_T] whatever the grid: the mean image, as x_T says next to nothing of x0.
+
+    A step is E[x_t_prev | x_t] = sqrt(alpha_bar / alpha_bar_prev) var_prev / var x_t, and the product telescopes.
+    """
+    start = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    grid = timestep_grid(SCHEDULE, num_steps)
+    states = list(ddpm_without_noise(gaussian_denoiser, SCHEDULE, start, grid))
+    for state in states:
+        factor = math.sqrt(ALPHA_BAR[T] / ALPHA_BAR[state.t]) * marginal_variance(state.t) / marginal_variance(T)
+        assert float(state.x_t) == pytest.approx(factor, rel=1e-9)
+    assert float(states[-1].x_t) ** 2 < 1e-8 * S2, "the variance of the samples; ddpm's is right, see above"
+
+
+def test_ddpm_without_noise_is_ddpm_whose_noise_is_zero() -> None:
+    zeros = Draws(lambda i: torch.zeros(4, 3, 4, 4, dtype=torch.float64))
+    grid = timestep_grid(SCHEDULE, 9)
+    wrong = list(ddpm_without_noise(some_denoiser, SCHEDULE, random_start(), grid))
+    right = list(ddpm(some_denoiser, SCHEDULE, random_start(), grid, zeros))
+    assert [state.t for state in wrong] == grid[1:]
+    assert all(torch.equal(a.x_t, b.x_t) and torch.equal(a.x0_hat, b.x0_hat) for a, b in zip(wrong, right, strict=True))
+
+
 # Randomness.
 
 
-@pytest.mark.parametrize("sampler", [ddpm, ddim])
+@pytest.mark.parametrize("sampler", [ddpm, ddim, partial(ddim, eta=0.7)])
 def test_an_image_of_a_seed_is_the_same_at_any_batch_size(sampler: Callable[..., Iterable[SampleState]]) -> None:
-    grid = timestep_grid(T, 5)
+    grid = timestep_grid(SCHEDULE, 5)
 
     def sample(seed: int, indices: Iterable[int]) -> Tensor:
-        return final(sampler(some_denoiser, SCHEDULE, NoiseStreams(seed, list(indices), (3, 4, 4)), grid))
+        noise = NoiseStreams(seed, list(indices), (3, 4, 4))
+        return final(sampler(some_denoiser, SCHEDULE, noise.draw(), grid, noise))
 
     eight = sample(30, range(8))
     for size in (1, 3):
@@ -203,10 +239,11 @@ def test_the_batch_size_does_not_matter_to_the_network_either() -> None:
     config = train_config()
     network = randomised(build_network(config)).eval()
     denoiser = Denoiser(network, cosine_schedule(config.num_timesteps), "v")
-    grid = timestep_grid(config.num_timesteps, 4)
+    grid = timestep_grid(denoiser.schedule, 4)
 
     def sample(indices: Iterable[int]) -> Tensor:
-        return final(ddpm(denoiser, denoiser.schedule, NoiseStreams(0, list(indices), (3, 8, 8)), grid))
+        noise = NoiseStreams(0, list(indices), (3, 8, 8))
+        return final(ddpm(denoiser, denoiser.schedule, noise.draw(), grid, noise))
 
     eight = sample(range(8))
     for i in range(8):

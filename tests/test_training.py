@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm import training
 from ddpm.data import to_float
 from ddpm.diffusion import training_loss
-from ddpm.training import GRAD_NORM, LOSS, NonFiniteGradient, loss_sums, lr_at, new_state, train
+from ddpm.training import GRAD_NORM, LOSS, NonFiniteGradient, draw_batch, loss_sums, lr_at, new_state, train
 from tiny import random_images, train_config
 
 CPU = torch.device("cpu")
@@ -61,9 +61,9 @@ def test_what_a_step_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mirrored half of the time, t uniform over 1..T, eps standard normal, images from the set."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def spy(network: object, schedule: object, prediction: object, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def spy(network: object, schedule: object, kind: object, x0: Tensor, t: Tensor, eps: Tensor, *rest: object) -> Tensor:
         seen.append((x0, t, eps))
-        return training_loss(network, schedule, prediction, x0, t, eps)  # type: ignore[arg-type]
+        return training_loss(network, schedule, kind, x0, t, eps, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "training_loss", spy)
     images = random_images(5)
@@ -83,6 +83,56 @@ def test_what_a_step_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     seen.clear()
     run(images, steps=5, batch_size=10, num_timesteps=4, flip=False)
     assert {row.contiguous().numpy().tobytes() for row in seen[0][0]} == plain
+
+
+def test_every_image_comes_with_its_class_or_with_none() -> None:
+    images, labels = random_images(6), torch.tensor([0, 3, 1, 4, 2, 2])
+    of = {row.numpy().tobytes(): int(label) for row, label in zip(to_float(images).contiguous(), labels, strict=True)}
+    config = train_config(batch_size=6, context_dim=5, context_dropout=0.25, flip=False)
+    dropped = 0
+    for step in range(100):
+        x0, t, eps, context = draw_batch(images, labels, config, step, CPU)
+        assert context is not None
+        for row, vector in zip(x0, context, strict=True):
+            label = of[row.contiguous().numpy().tobytes()]
+            assert vector.tolist() in ([float(i == label) for i in range(5)], [0.0] * 5)
+        dropped += int((context.sum(1) == 0).sum())
+        # Labels change nothing of what else is drawn.
+        for ours, theirs in zip((x0, t, eps), draw_batch(images, None, config, step, CPU)[:3], strict=True):
+            assert torch.equal(ours, theirs)
+    assert dropped == pytest.approx(150, abs=43)  # 4 standard deviations
+
+
+def test_classes_are_learnt() -> None:
+    """Two gray images, one dark and one bright: what the network draws depends on the context that it is given."""
+    images = torch.full((2, 8, 8, 3), 40, dtype=torch.uint8)
+    images[1] = 215
+    config = train_config(
+        context_dim=5, context_dropout=0.1, steps=120, batch_size=8, lr=5e-3, channels=[16, 16], num_timesteps=10,
+        prediction="x0", loss_weighting="min_snr", flip=False, warmup_steps=10, ema_decay=0.8,
+    )  # fmt: skip
+    state = new_state(config, CPU)
+    list(train(state, images, config, torch.tensor([1, 3])))
+    network = state.ema.network
+    noise, t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([10, 10])
+    context = torch.nn.functional.one_hot(torch.tensor([1, 3]), 5).float()
+    dark, bright = network(noise, t, context).detach().mean((1, 2, 3)).tolist()
+    assert dark == pytest.approx(40 / 127.5 - 1, abs=0.15)
+    assert bright == pytest.approx(215 / 127.5 - 1, abs=0.15)
+
+
+def test_batch_norm_statistics_reach_the_average_and_survive_a_bad_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_config(norm="batch", activation="relu", steps=6)
+    state = new_state(config, CPU)
+    poisoned(monkeypatch, {3}, float("nan"))
+    before: list[Tensor] = []
+    for step in train(state, random_images(), config):
+        now = [buffer.clone() for buffer in state.network.buffers()]
+        assert all(torch.equal(a, b) for a, b in zip(now, state.ema.network.buffers(), strict=True))
+        if before:
+            assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True)) == (step == 3)
+        before = now
+    assert len(before) > 10
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
@@ -154,9 +204,9 @@ def test_a_batch_in_parts_is_the_same_batch(accumulate: int) -> None:
 def test_parts_call_the_network_with_less(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def spy(network: object, schedule: object, prediction: object, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def spy(network: object, schedule: object, kind: object, x0: Tensor, *rest: object) -> Tensor:
         sizes.append(len(x0))
-        return training_loss(network, schedule, prediction, x0, t, eps)  # type: ignore[arg-type]
+        return training_loss(network, schedule, kind, x0, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "training_loss", spy)
     run(random_images(), accumulate=3, steps=3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm.config import TrainConfig, norm_groups, resolve
-from ddpm.unet import ResidualBlock, SelfAttention, UNet, build_network, timestep_embedding
+from ddpm.unet import LayerNorm, ResidualBlock, SelfAttention, UNet, build_network, timestep_embedding
 from stages.common import load_params
 from tiny import randomised, train_config
 
@@ -186,9 +186,7 @@ GOLDEN = {"cifar10": 20_102_339, "celeba": 99_702_339}
 def test_the_published_networks(recipe: str) -> None:
     config = resolve(load_params("full"), recipe)[0].train
     with torch.device("meta"):
-        network = UNet(
-            3, config.channels, config.attention, config.num_res, config.neck_length, config.time_emb_dim, config.dropout
-        )
+        network = UNet(3, config.channels, config.attention, config.num_res, config.neck_length, config.time_emb_dim)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == count_by_hand(config) == GOLDEN[recipe]
     if recipe == "celeba":
@@ -226,13 +224,89 @@ def test_128_pixels_and_six_levels() -> None:
     assert losses[2] < losses[1] < losses[0]
 
 
-@pytest.mark.parametrize("shape", [(9, 8), (8, 10)])
-def test_sizes_that_cannot_be_halved_are_refused(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("upsample", ["bilinear", "transposed"])
+@pytest.mark.parametrize("downsample", ["conv", "max_pool"])
+def test_odd_sides_are_halved_upwards(downsample: str, upsample: str) -> None:
+    """Document 003's levels: 28, 14, 7 and 4 pixels."""
+    config = train_config(channels=[4, 8, 8, 12], attention=[False] * 4, downsample=downsample, upsample=upsample)
+    network = randomised(build_network(config, in_channels=1))
+    sizes = []
+    for down in network.downs:
+        down.register_forward_hook(lambda module, inputs, output: sizes.append(output[1].shape[-1]))
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    out = network(x, torch.tensor([1, 50]))
+    assert sizes == [28, 14, 7, 4]
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad is not None
+    assert bool((x.grad != 0).all()), "the last row and column are seen too"
+
+
+def test_sizes_that_cannot_be_halved_are_refused() -> None:
     network = UNet(3, [4, 4, 4], [False] * 3, 1, 0)
-    with pytest.raises(ValueError, match=r"must be multiples of 4"):
-        network(torch.zeros(1, 3, *shape), torch.tensor([1]))
+    with pytest.raises(ValueError, match="too small to be halved 2 times"):
+        network(torch.zeros(1, 3, 8, 2), torch.tensor([1]))
     with pytest.raises(ValueError, match="must have equal length"):
         UNet(3, [4, 4], [False], 1, 0)
+
+
+def test_heads_attend_side_by_side() -> None:
+    """Several heads are torch's multi-head attention with the same weights."""
+    layer = randomised(SelfAttention(12, heads=3))
+    layer.norm = torch.nn.Identity()
+    theirs = torch.nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(layer.qkv.weight[:, :, 0, 0])
+        theirs.in_proj_bias.copy_(layer.qkv.bias)
+        theirs.out_proj.weight.copy_(layer.out.weight[:, :, 0, 0])
+        theirs.out_proj.bias.copy_(layer.out.bias)
+    x = torch.randn(2, 12, 3, 5, generator=torch.Generator().manual_seed(0))
+    tokens = x.flatten(2).transpose(1, 2)
+    attended = theirs(tokens, tokens, tokens)[0].transpose(1, 2).view_as(x)
+    torch.testing.assert_close(layer(x), x + attended, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_norm_is_over_the_channels_of_a_position() -> None:
+    x = torch.randn(2, 8, 3, 5, generator=torch.Generator().manual_seed(0))
+    mean, variance = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
+    torch.testing.assert_close(LayerNorm(8)(x), (x - mean) / (variance + 1e-5).sqrt(), rtol=1e-4, atol=1e-5)
+
+
+def test_time_in_the_neck_only() -> None:
+    network = randomised(build_network(train_config(time_in="neck", neck_length=2, neck_attention=True)))
+    timed = [name for name, module in network.named_modules() if isinstance(module, ResidualBlock) and module.time]
+    assert timed == ["neck.0", "neck.1"]
+    outputs = network(images(1).expand(2, -1, -1, -1), torch.tensor([1, 90])).detach()
+    assert float((outputs[0] - outputs[1]).abs().max()) > 1e-4, "and yet the output depends on it"
+
+
+def test_batch_norm_is_the_batch_s() -> None:
+    """In training an image's output depends on the other images, in sampling it does not."""
+    network = randomised(build_network(train_config(norm="batch", activation="relu")))
+    x, t = images(3), torch.tensor([5, 50, 90])
+    assert float((network(x, t)[:1] - network(x[:2], t[:2])[:1]).detach().abs().max()) > 1e-4
+    network.eval()
+    torch.testing.assert_close(network(x, t)[:1], network(x[:1], t[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_context_moves_the_output_and_zeros_are_none() -> None:
+    network = randomised(build_network(train_config(context_dim=5)))
+    x, t = images(1).expand(3, -1, -1, -1), torch.tensor([7, 7, 7])
+    context = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1.0], [0.5, 0, 0, 0, 0.5]])
+    outputs = network(x, t, context).detach()
+    for i, j in ((0, 1), (1, 2), (0, 2)):
+        assert float((outputs[i] - outputs[j]).abs().max()) > 1e-4
+    assert torch.equal(network(x, t), network(x, t, torch.zeros(3, 5)))
+    with pytest.raises(ValueError, match=r"context has shape \(3, 4\); accepted: \(3, 5\)"):
+        network(x, t, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"accepted: \(3, 0\)"):
+        build_network(train_config())(x, t, context)
+
+
+def test_an_unconditional_network_s_weights_do_not_depend_on_later_choices() -> None:
+    plain, conditional = build_network(train_config(), 3), build_network(train_config(context_dim=5, neck_attention=True), 3)
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, conditional.get_parameter(name)), name
 
 
 def test_norm_groups() -> None:

@@ -18,6 +18,22 @@ from torch import Tensor, nn
 from ddpm.config import ConfigError, ModelConfig, validate
 from ddpm.unet import UNet, build_network
 
+# Settings that checkpoints of earlier versions do not name, and what they were.
+EARLIER: dict[str, Any] = {
+    "heads": 1,
+    "neck_attention": False,
+    "time_in": "blocks",
+    "context_dim": 0,
+    "norm": "group",
+    "activation": "silu",
+    "downsample": "conv",
+    "upsample": "bilinear",
+    "schedule": "cosine",
+    "beta_min": 1e-4,  # of no account with the cosine schedule
+    "beta_max": 0.02,
+    "zero_terminal_snr": False,
+}
+
 
 class CheckpointError(RuntimeError):
     """A file of weights or a training state cannot be used; the message names the file and the reason."""
@@ -74,7 +90,8 @@ def amount(size: float) -> str:
 
 def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:
     """Write the weights of `network` in fp16, with `metadata` (config, step, kind, data) in the file's header."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
+    values = network.state_dict().items()
+    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in values}
     # One entry only: safetensors writes several in an order that changes from run to run.
     content = save(tensors, {"ddpm": json.dumps(metadata, sort_keys=True)})
     write_whole(path, lambda temporary: temporary.write_bytes(content), len(content))
@@ -85,12 +102,13 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[UNet, 
     metadata, tensors = _read(path)
     settings = metadata.get("config")
     if isinstance(settings, dict):  # how it was trained is of no concern here, and may be spelled as in another version
-        settings = {name: value for name, value in settings.items() if name in ModelConfig.model_fields}
+        settings = EARLIER | {name: value for name, value in settings.items() if name in ModelConfig.model_fields}
     try:
         config = validate(ModelConfig, settings, "train")
     except ConfigError as error:
         raise CheckpointError(f"{path}: its settings do not fit this code: {error}") from None
-    network = build_network(config)
+    stem = tensors.get("stem.weight")
+    network = build_network(config, in_channels=3 if stem is None else stem.shape[1])
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -29,3 +29,5 @@ class EMA:
         averaged: list[Tensor] = list(self.network.parameters())
         live: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(averaged, live, 1 - ema_decay_at(step, self.decay))
+        for ours, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
+            ours.copy_(theirs)  # batch norm's statistics, which are averages already

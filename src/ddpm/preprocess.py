@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ddpm.archives import CelebaImages, read_cifar10
+from ddpm.archives import READERS, CelebaImages
 from ddpm.config import DataConfig
 from ddpm.fetch import sha256_of
 from ddpm.parallel import in_processes
@@ -23,27 +23,33 @@ class PackError(RuntimeError):
     """The images do not fit on the disk."""
 
 
-def pack(config: DataConfig, source: Path, out: Path, workers: int) -> dict[str, Any]:
+def pack(config: DataConfig, source: Path, out: Path, workers: int, labels_out: Path | None = None) -> dict[str, Any]:
     """Write all images of `source` (an archive or folder that `ddpm.archives` reads) to `out` and describe them.
 
-    `out` becomes an .npy file, uint8 (N, size, size, 3), whole or not at all; calls with one `out` must not overlap.
+    `out` becomes an .npy file, uint8 (N, size, size, channels), and `labels_out`, where the data set has labels and they
+    are wanted, one of them, uint8 (N,): each whole or not at all; calls with one `out` must not overlap.
     `workers` is the number of processes, 0 = one a core; the result does not depend on it. Memory does not grow with the
-    number of CelebA's images but for the archive's directory, 0.6 kB an image in this process. Returns count, size, mean
-    and std (of R, G and B in [0, 1], over all pixels) and sha256 (of the file).
+    number of CelebA's images but for the archive's directory, 0.6 kB an image in this process. Returns count, size,
+    channels, mean and std (of each channel in [0, 1], over all pixels), sha256 (of `out`) and labels_sha256 (of
+    `labels_out`, None where it was not written).
     Raises ArchiveError, which names a corrupt image, PackError and WorkerKilledError.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
+    labels = None
     try:
-        if config.dataset == "cifar10":
-            totals, count, digest = _pack_cifar10(source, temporary)
+        if config.dataset in READERS:
+            totals, labels, digest = _pack_labelled(config, source, temporary)
+            count = len(labels)
         else:
             totals, count, digest = _pack_celeba(config, source, temporary, workers)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
+    labels_digest = None if labels is None or labels_out is None else _save(labels_out, labels)
     mean, std = _moments(totals, count * config.size**2)
-    return {"count": count, "size": config.size, "mean": mean, "std": std, "sha256": digest}
+    facts = {"count": count, "size": config.size, "channels": config.channels, "mean": mean, "std": std}
+    return facts | {"sha256": digest, "labels_sha256": labels_digest}
 
 
 def cut(image: Image.Image, crop: list[int], size: int) -> np.ndarray:
@@ -58,31 +64,42 @@ def cut(image: Image.Image, crop: list[int], size: int) -> np.ndarray:
     return np.asarray(box.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _create(path: Path, count: int, size: int) -> np.memmap:
+def _create(path: Path, count: int, config: DataConfig) -> np.memmap:
     """An .npy file for `count` images, open for writing."""
-    needed, free = count * size * size * 3, shutil.disk_usage(path.parent).free
+    size, channels = config.size, config.channels
+    needed, free = count * size * size * channels, shutil.disk_usage(path.parent).free
     if needed > free:  # minutes before it would be noticed; and a full disk kills who writes to a mapped file, without a word
         raise PackError(
             f"{path.parent}: {count} images of {size} px take {needed:,} bytes, {free:,} are free; "
             "accepted: a disk with room for them, or a smaller data.size"
         )
-    return np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
+    return np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, channels))
 
 
-def _pack_cifar10(source: Path, path: Path) -> tuple[np.ndarray, int, str]:
-    images = read_cifar10(source)
-    array = _create(path, len(images), 32)
+def _pack_labelled(config: DataConfig, source: Path, path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Pack the images of a data set that has labels as they are; return their power sums, labels and hash."""
+    images, labels = READERS[config.dataset](source)
+    array = _create(path, len(images), config)
     array[:] = images
     array.flush()
     chunks = [_power_sums(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
-    return np.sum(chunks, axis=0), len(images), sha256_of(path)
+    return np.sum(chunks, axis=0), labels, sha256_of(path)
+
+
+def _save(path: Path, array: np.ndarray) -> str:
+    """Write `array` to the .npy file `path`, whole or not at all; return its SHA-256."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as stream:
+        np.save(stream, array)
+    temporary.replace(path)
+    return sha256_of(path)
 
 
 def _pack_celeba(config: DataConfig, source: Path, path: Path, workers: int) -> tuple[np.ndarray, int, str]:
     assert config.crop is not None  # DataConfig sees to it
     images = CelebaImages(source)
     image_bytes = config.size**2 * 3
-    header_bytes = _create(path, len(images), config.size).offset
+    header_bytes = _create(path, len(images), config).offset
     everything = range(len(images))
     tasks = [
         _Task(images.part(everything[start : start + CHUNK]), header_bytes + start * image_bytes)
@@ -129,14 +146,14 @@ class _Packer:
 
 
 def _power_sums(images: np.ndarray) -> np.ndarray:
-    """Sums of the values and of their squares, a channel: int64 (2, 3), exact for chunks in any order.
+    """Sums of the values and of their squares, a channel: int64 (2, channels), exact for chunks in any order.
 
-    `images` is uint8 (n, size, size, 3), at most 66,051 images: the small types are twenty times as fast as int64.
+    `images` is uint8 (n, size, size, channels), at most 66,051 images: the small types are twenty times as fast as int64.
     """
     values = images.reshape(len(images), -1)
     squares = np.square(values, dtype=np.uint16)
     sums = np.stack([values.sum(0, dtype=np.uint32), squares.sum(0, dtype=np.uint32)])
-    return sums.reshape(2, -1, 3).sum(1, dtype=np.int64)
+    return sums.reshape(2, -1, images.shape[-1]).sum(1, dtype=np.int64)
 
 
 def _moments(totals: np.ndarray, pixels: int) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""The noise schedule and the grid of sampling steps.
+"""The noise schedules and the grids of sampling steps.
 
 Notation, used everywhere (code = paper):
 
@@ -7,6 +7,7 @@ Notation, used everywhere (code = paper):
 | beta, alpha = 1 - beta  | noise added at step t = 1..T, signal kept                |                                         |
 | alpha_bar[t]            | product of alpha up to t: signal power; alpha_bar[0] = 1 | alpha (DDIM paper), alphas_cumprod      |
 | sigma                   | standard deviation of the noise a sampling step adds     | sigma_t (DDPM, DDIM)                    |
+| half_log_snr[t]         | log sqrt(alpha_bar / (1 - alpha_bar))                    | lambda_t (DPM-Solver, UniPC)            |
 | x0, x_t, eps            | image, noisy image, standard normal noise                | x_start                                 |
 | v                       | sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0             | velocity (Salimans and Ho 2022)         |
 | x0_hat, eps_hat         | the network's estimates                                  | pred_original_sample, pred_noise        |
@@ -19,21 +20,29 @@ Notation, used everywhere (code = paper):
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+ScheduleKind = Literal["cosine", "linear", "sigmoid"]
+Spacing = Literal["uniform", "quadratic", "logsnr"]
+
 
 class NoiseSchedule:
-    """alpha_bar[0..T] in float64, where t = 0 is the clean image, so that t_prev = 0 needs no special case."""
+    """alpha_bar[0..T] in float64, where t = 0 is the clean image, so that t_prev = 0 needs no special case.
+
+    `half_log_snr` (T+1,) is +inf at t = 0, and -inf at T where alpha_bar[T] = 0 (zero terminal SNR).
+    """
 
     def __init__(self, alpha_bar: Tensor) -> None:
-        """`alpha_bar`: float64 (T+1,), from exactly 1 strictly falling to something above 0, else ValueError."""
+        """`alpha_bar`: float64 (T+1,), from exactly 1 strictly falling to something not below 0, else ValueError."""
         if alpha_bar.dtype != torch.float64 or alpha_bar.ndim != 1 or len(alpha_bar) < 2:
             raise ValueError(f"alpha_bar must be float64 of shape (T+1,), not {alpha_bar.dtype} {tuple(alpha_bar.shape)}")
-        if alpha_bar[0] != 1 or not (alpha_bar.diff() < 0).all() or alpha_bar[-1] <= 0:
-            raise ValueError("alpha_bar must start at 1, fall strictly and stay above 0")
+        if alpha_bar[0] != 1 or not (alpha_bar.diff() < 0).all() or alpha_bar[-1] < 0:
+            raise ValueError("alpha_bar must start at 1, fall strictly and never below 0")
         self.alpha_bar = alpha_bar
+        self.half_log_snr = torch.logit(alpha_bar) / 2
         self._copies = {alpha_bar.device: alpha_bar}
 
     @property
@@ -49,19 +58,107 @@ class NoiseSchedule:
         return self._copies[like.device][t].view(-1, *[1] * (like.ndim - 1))
 
 
-def cosine_schedule(num_timesteps: int, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """Cosine schedule of Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, with beta clipped at `max_beta`."""
-    t = torch.arange(num_timesteps + 1, dtype=torch.float64)
-    f = torch.cos((t / num_timesteps + s) / (1 + s) * math.pi / 2) ** 2
-    beta = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+def _from_betas(beta: Tensor) -> NoiseSchedule:
+    """The schedule of float64 `beta` (T,) of the steps 1..T."""
     return NoiseSchedule(torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)]))
 
 
-def timestep_grid(num_timesteps: int, num_steps: int) -> list[int]:
-    """S+1 evenly spaced steps from T down to 0: every pair of neighbours (t, t_prev) is one network call.
+def _times(num_timesteps: int) -> Tensor:
+    """t / T for t = 0..T, float64."""
+    return torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
 
-    Raises ValueError unless 1 <= num_steps <= num_timesteps. There are no repeats; S = T gives T, T-1, ..., 0.
+
+def cosine_schedule(num_timesteps: int, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+    """Cosine schedule of Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, with beta clipped at `max_beta`."""
+    f = torch.cos((_times(num_timesteps) + s) / (1 + s) * math.pi / 2) ** 2
+    return _from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def linear_schedule(num_timesteps: int, beta_min: float = 1e-4, beta_max: float = 0.02) -> NoiseSchedule:
+    """beta rises evenly from `beta_min` to `beta_max`: DDPM (arXiv 2006.11239), section 4, whose T is 1000.
+
+    Raises ValueError unless 0 < beta_min <= beta_max < 1.
     """
-    if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"num_steps = {num_steps}; accepted: 1 to num_timesteps = {num_timesteps}")
-    return [round(num_timesteps * i / num_steps) for i in range(num_steps, -1, -1)]
+    if not 0 < beta_min <= beta_max < 1:
+        raise ValueError(f"beta_min = {beta_min}, beta_max = {beta_max}; accepted: 0 < beta_min <= beta_max < 1")
+    return _from_betas(torch.linspace(beta_min, beta_max, num_timesteps, dtype=torch.float64))
+
+
+def sigmoid_schedule(
+    num_timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
+) -> NoiseSchedule:
+    """Sigmoid schedule of Jabri et al. 2022 (arXiv 2212.11972), written out in Chen 2023 (arXiv 2301.10972), algorithm 1.
+
+    It ends at alpha_bar = 0; beta is clipped at `max_beta`, as for the cosine.
+    """
+    v = torch.sigmoid((start + (end - start) * _times(num_timesteps)) / tau)
+    f = (v[-1] - v) / (v[-1] - v[0])
+    return _from_betas((1 - f[1:] / f[:-1]).clamp(max=max_beta))
+
+
+def rescale_zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule with alpha_bar[T] exactly 0 and alpha_bar[1] as it was: Lin et al. 2023 (arXiv 2305.08891), algorithm 1.
+
+    At T the network then sees noise only, as it does when sampling. An eps-network cannot be sampled from there: x_T
+    = eps says nothing of x0. Raises ValueError for T = 1.
+    """
+    if schedule.num_timesteps < 2:
+        raise ValueError("num_timesteps = 1; zero terminal SNR needs at least 2: alpha_bar[1] stays, alpha_bar[T] becomes 0")
+    root = schedule.alpha_bar.sqrt()
+    rescaled = root[1] * (root[1:] - root[-1]) / (root[1] - root[-1])
+    return NoiseSchedule(torch.cat([root[:1], rescaled**2]))
+
+
+def noise_schedule(
+    kind: ScheduleKind, num_timesteps: int, beta_min: float = 1e-4, beta_max: float = 0.02, zero_terminal_snr: bool = False
+) -> NoiseSchedule:
+    """The schedule that a config names; `beta_min` and `beta_max` matter to "linear" only. ValueError for another kind."""
+    if kind == "linear":
+        schedule = linear_schedule(num_timesteps, beta_min, beta_max)
+    elif kind == "cosine":
+        schedule = cosine_schedule(num_timesteps)
+    elif kind == "sigmoid":
+        schedule = sigmoid_schedule(num_timesteps)
+    else:
+        raise ValueError(f"kind = {kind!r}; accepted: cosine, linear, sigmoid")
+    return rescale_zero_terminal_snr(schedule) if zero_terminal_snr else schedule
+
+
+def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: Spacing = "uniform", start: int | None = None) -> list[int]:
+    """S+1 steps falling strictly from `start` (default T) to 0: every pair of neighbours (t, t_prev) is one step.
+
+    "uniform": evenly spaced; S = T gives T, T-1, ..., 0. "quadratic": t proportional to the square of the place, so
+    the steps are short near the image: DDIM (arXiv 2010.02502), appendix D.2. "logsnr": evenly spaced in half_log_snr
+    from start to 1, then 0: DPM-Solver (arXiv 2206.00927), section 3.4. Steps that rounding would repeat move apart.
+
+    Raises ValueError unless 1 <= start <= num_timesteps, 1 <= num_steps <= start and `spacing` is one of these.
+    """
+    num_timesteps = schedule.num_timesteps
+    start = num_timesteps if start is None else start
+    if not 1 <= start <= num_timesteps:
+        raise ValueError(f"start = {start}; accepted: 1 to num_timesteps = {num_timesteps}")
+    if not 1 <= num_steps <= start:
+        limit = "num_timesteps" if start == num_timesteps else "start"
+        raise ValueError(f"num_steps = {num_steps}; accepted: 1 to {limit} = {start}")
+    if spacing == "uniform":
+        rising = [round(start * i / num_steps) for i in range(num_steps + 1)]
+    elif spacing == "quadratic":
+        rising = [round(start * (i / num_steps) ** 2) for i in range(num_steps + 1)]
+    elif spacing == "logsnr":
+        rising = _even_in_log_snr(schedule, num_steps, start)
+    else:
+        raise ValueError(f"spacing = {spacing!r}; accepted: uniform, quadratic, logsnr")
+    for i in range(1, num_steps + 1):
+        rising[i] = max(rising[i], rising[i - 1] + 1)
+    # Moved up from below, then held down from above: the smaller of two strictly rising rows rises strictly too.
+    return [min(rising[i], start - (num_steps - i)) for i in range(num_steps, -1, -1)]
+
+
+def _even_in_log_snr(schedule: NoiseSchedule, num_steps: int, start: int) -> list[int]:
+    """0, then the num_steps steps in 1..start nearest to even spacing in half_log_snr, rising; start is the last."""
+    finite = schedule.half_log_snr[1 : start + 1]
+    finite = finite[finite.isfinite()]  # zero terminal SNR: up to the last finite one, and T stands in for it
+    wanted = torch.linspace(float(finite[0]), float(finite[-1]), num_steps, dtype=torch.float64)
+    halfway = (finite[1:] + finite[:-1]) / 2
+    nearest = 1 + torch.bucketize(-wanted, -halfway)
+    return [0, *nearest.tolist()[:-1], start]

@@ -1,4 +1,4 @@
-"""Stand-ins for CIFAR-10 and CelebA, drawn by code in the publishers' raw layouts.
+"""Sprites, and stand-ins for CIFAR-10, CelebA and Fashion-MNIST, drawn by code in the publishers' raw layouts.
 
 They let the whole pipeline run without a download or a licence. Image i of a seed is the same picture however many are
 drawn and by however many processes. Smooth shapes on smooth grounds: a small network learns them in minutes, and a
@@ -12,6 +12,7 @@ import gzip
 import io
 import math
 import random
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,9 +21,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ddpm.archives import CELEBA_FOLDER, CELEBA_SIZE, CIFAR10_BATCHES, CIFAR10_FOLDER
+from ddpm.archives import (
+    CELEBA_FOLDER,
+    CELEBA_SIZE,
+    CIFAR10_BATCHES,
+    CIFAR10_FOLDER,
+    FASHION_MNIST_FILES,
+    SPRITES_MEMBERS,
+)
+from ddpm.config import CLASSES
+from ddpm.garments import draw_garment
 from ddpm.parallel import in_processes
 from ddpm.progress import progress_bar
+from ddpm.sprites import draw_sprite
 
 CHUNK = 50  # images a task
 Colour = tuple[int, int, int]
@@ -53,9 +64,35 @@ def write_celeba(path: Path, num_images: int, seed: int, workers: int = 0) -> No
     temporary = _temporary(path)
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:  # JPEG compresses no further
         for index, jpeg in enumerate(_draw_all(_celeba_jpeg, num_images, seed, workers, "draw celeba")):
-            member = zipfile.ZipInfo(f"{CELEBA_FOLDER}/{index + 1:06d}.jpg", date_time=(1980, 1, 1, 0, 0, 0))
-            member.external_attr = 0o100644 << 16
-            archive.writestr(member, jpeg)
+            _add(archive, f"{CELEBA_FOLDER}/{index + 1:06d}.jpg", jpeg)
+    temporary.replace(path)
+
+
+def write_fashion_mnist(folder: Path, num_images: int, seed: int, workers: int = 0) -> None:
+    """Write `num_images` garments and their labels to `folder`, in the layout of Fashion-MNIST's two training files."""
+    records = b"".join(_draw_all(_fashion_mnist_record, num_images, seed, workers, "draw fashion_mnist"))
+    labelled: np.ndarray = np.frombuffer(records, np.uint8).reshape(num_images, -1)
+    headers = [struct.pack(">4B3I", 0, 0, 8, 3, num_images, 28, 28), struct.pack(">4BI", 0, 0, 8, 1, num_images)]
+    for name, header, items in zip(FASHION_MNIST_FILES, headers, (labelled[:, 1:], labelled[:, 0]), strict=True):
+        temporary = _temporary(folder / name)
+        with (
+            temporary.open("wb") as stream,
+            gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0) as packed,
+        ):
+            packed.write(header + items.tobytes())
+        temporary.replace(folder / name)
+
+
+def write_sprites(path: Path, num_images: int, seed: int, workers: int = 0) -> None:
+    """Write `num_images` sprites and their labels to the .npz file `path`, as `ddpm.archives.read_sprites` reads it."""
+    records = b"".join(_draw_all(_sprites_record, num_images, seed, workers, "draw sprites"))
+    labelled: np.ndarray = np.frombuffer(records, np.uint8).reshape(num_images, -1)
+    temporary = _temporary(path)
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in zip(SPRITES_MEMBERS, (labelled[:, 1:].reshape(-1, 16, 16, 3), labelled[:, 0]), strict=True):
+            stream = io.BytesIO()
+            np.save(stream, array)
+            _add(archive, name, stream.getvalue())
     temporary.replace(path)
 
 
@@ -68,6 +105,13 @@ def draw_kind(kind: int, rng: random.Random) -> Image.Image:
 def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.name}.tmp")
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Add a member without the time of day."""
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    member.external_attr = 0o100644 << 16
+    archive.writestr(member, content)
 
 
 def _draw_all(draw: Callable[[int, int], bytes], num_images: int, seed: int, workers: int, title: str) -> Iterator[bytes]:
@@ -95,6 +139,18 @@ def _cifar10_record(seed: int, index: int) -> bytes:
     rng = _generator("cifar10", seed, index)
     label = rng.randrange(len(KINDS))
     return bytes([label]) + np.ascontiguousarray(np.moveaxis(np.asarray(draw_kind(label, rng)), 2, 0)).tobytes()
+
+
+def _fashion_mnist_record(seed: int, index: int) -> bytes:
+    rng = _generator("fashion_mnist", seed, index)
+    label = rng.randrange(len(CLASSES["fashion_mnist"]))
+    return bytes([label]) + draw_garment(label, rng).tobytes()
+
+
+def _sprites_record(seed: int, index: int) -> bytes:
+    rng = _generator("sprites", seed, index)
+    label = rng.randrange(len(CLASSES["sprites"]))
+    return bytes([label]) + draw_sprite(label, rng).tobytes()
 
 
 def _celeba_jpeg(seed: int, index: int) -> bytes:

@@ -21,7 +21,7 @@ from ddpm.data import batch_indices, step_generator, to_float
 from ddpm.diffusion import training_loss
 from ddpm.ema import EMA
 from ddpm.precision import autocast, configure, memory_format
-from ddpm.schedule import cosine_schedule
+from ddpm.schedule import noise_schedule
 from ddpm.seeds import derive_seed
 from ddpm.unet import UNet, build_network
 
@@ -84,23 +84,26 @@ class TrainState:
         self.step, self.seconds, self.speed = values["step"], values["seconds"], values["speed"]
 
 
-def new_state(config: TrainConfig, device: torch.device) -> TrainState:
+def new_state(config: TrainConfig, device: torch.device, in_channels: int = 3) -> TrainState:
     """The state before the first step."""
-    network = build_network(config, config.seed).to(device).to(memory_format=memory_format(device))
+    network = build_network(config, config.seed, in_channels).to(device).to(memory_format=memory_format(device))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     history = torch.zeros(QUARTER_COUNT.stop, math.ceil(config.steps / config.log_every), device=device)
     return TrainState(0, network, EMA(network, config.ema_decay), optimizer, history, torch.zeros((), device=device))
 
 
-def train(state: TrainState, images: Tensor, config: TrainConfig) -> Iterator[int]:
+def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor | None = None) -> Iterator[int]:
     """Train until config.steps, yielding the number of steps done after each one; `state` advances in place.
 
     `images`: uint8 (N, H, W, C) on any device, all of them in every process; the processes of ddpm.distributed share
-    each batch. A step whose loss or gradient is not finite changes no weight and is counted. Raises NonFiniteGradient
-    when more than MAX_SKIPPED steps in a row were such, at the latest after config.log_every steps.
+    each batch. `labels`: their classes, int64 (N,) below config.context_dim on the same device, where that is not 0.
+    A step whose loss or gradient is not finite changes no weight and is counted. Raises NonFiniteGradient when more than
+    MAX_SKIPPED steps in a row were such, at the latest after config.log_every steps.
     """
     device = next(state.network.parameters()).device
-    schedule = cosine_schedule(config.num_timesteps)
+    schedule = noise_schedule(
+        config.schedule, config.num_timesteps, config.beta_min, config.beta_max, config.zero_terminal_snr
+    )
     configure(config.precision, device)
     state.network.train()
     network = _fast_network(state, images, config, device)
@@ -108,18 +111,29 @@ def train(state: TrainState, images: Tensor, config: TrainConfig) -> Iterator[in
         step = state.step
         for group in state.optimizer.param_groups:
             group["lr"] = lr_at(step, config)
-        x0, t, eps = draw_batch(images, config, step, device)
+        x0, t, eps, context = draw_batch(images, labels, config, step, device)
         if config.dropout > 0:  # dropout has no generator argument
             torch.manual_seed(derive_seed(config.seed, step, distributed.rank()))
         count = min(config.accumulate, len(x0))
+        statistics = [buffer.clone() for buffer in state.network.buffers()]  # batch norm's
         losses = []
         for part in range(count):
             part_x0, part_t, part_eps = (values.tensor_split(count)[part] for values in (x0, t, eps))
+            part_context = None if context is None else context.tensor_split(count)[part]
             # Gradients are summed over the processes once a step, with the last part's.
             more_follow = isinstance(network, DistributedDataParallel) and part < count - 1
             with network.no_sync() if more_follow else contextlib.nullcontext():
                 with autocast(config.precision, device):
-                    loss = training_loss(network, schedule, config.prediction, part_x0, part_t, part_eps)
+                    loss = training_loss(
+                        network,
+                        schedule,
+                        config.prediction,
+                        part_x0,
+                        part_t,
+                        part_eps,
+                        part_context,
+                        config.loss_weighting,
+                    )
                 # DistributedDataParallel takes the mean over processes: times their number, it is the batch's mean.
                 (loss.sum() * distributed.world_size() / config.batch_size).backward()
             losses.append(loss.detach())
@@ -129,6 +143,8 @@ def train(state: TrainState, images: Tensor, config: TrainConfig) -> Iterator[in
         state.optimizer.found_inf = unusable  # type: ignore[attr-defined]  # 1 lets the fused AdamW change nothing
         state.optimizer.step()
         state.optimizer.zero_grad()
+        for buffer, before in zip(state.network.buffers(), statistics, strict=True):
+            buffer.copy_(torch.where(unusable == 1, before, buffer))
         state.ema.update(state.network, step + 1)
 
         record = torch.cat([torch.stack([1 - unusable, unusable, grad_norm, sums[0] / config.batch_size]), sums[1:]])
@@ -141,8 +157,12 @@ def train(state: TrainState, images: Tensor, config: TrainConfig) -> Iterator[in
         yield state.step
 
 
-def draw_batch(images: Tensor, config: TrainConfig, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """This process's share of the batch of step 0, 1, ...: x0 float32 (b, C, H, W), t int64 (b,), eps float32 (b, C, H, W).
+def draw_batch(
+    images: Tensor, labels: Tensor | None, config: TrainConfig, step: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """This process's share of the batch of step 0, 1, ...: x0 float32 (b, C, H, W), t int64 (b,), eps float32 (b, C, H, W)
+    and, where there are labels, their context float32 (b, context_dim): 1 in the class's place, all zeros for those that
+    context_dropout leaves without one, so that the network learns the unconditional estimate too.
 
     Every process draws for the whole batch and takes its part, so that the draws do not depend on their number.
     """
@@ -155,8 +175,13 @@ def draw_batch(images: Tensor, config: TrainConfig, step: int, device: torch.dev
         x0 = torch.where(mirrored[mine], x0.flip(-1), x0)
     t = torch.randint(1, config.num_timesteps + 1, (config.batch_size,), generator=generator, device=device)
     eps = torch.randn(config.batch_size, *x0.shape[1:], generator=generator, device=device)
+    context = None
+    if labels is not None:
+        kept = torch.rand(config.batch_size, 1, generator=generator, device=device) >= config.context_dropout
+        context = torch.nn.functional.one_hot(labels[indices].to(device), config.context_dim) * kept.float()
+        context = context[mine]
     memory = memory_format(device)
-    return x0.contiguous(memory_format=memory), t[mine], eps[mine].contiguous(memory_format=memory)
+    return x0.contiguous(memory_format=memory), t[mine], eps[mine].contiguous(memory_format=memory), context
 
 
 def loss_sums(losses: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
@@ -177,7 +202,7 @@ def check_gradients(state: TrainState) -> None:
 
 
 def _fast_network(state: TrainState, images: Tensor, config: TrainConfig, device: torch.device) -> Any:
-    """state.network as a function of (x_t, t): compiled if config.compile says so, wrapped if processes share the batch."""
+    """state.network as a function of (x_t, t, context): compiled if config says so, wrapped if processes share the batch."""
     network: Any = state.network
     compiled = config.compile
     if compiled == "auto":

@@ -1,0 +1,82 @@
+"""What a trained model does besides sampling: encode an image, go between two, fill in a part, start from a sketch.
+
+Every function works with any denoiser(x_t, t) -> x0_hat and any sampler of `ddpm.samplers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion import q_sample, x0_to_eps
+from ddpm.samplers import Denoise, SampleState
+from ddpm.schedule import NoiseSchedule
+
+
+def encode(denoiser: Denoise, schedule: NoiseSchedule, x0: Tensor, grid: Sequence[int]) -> Iterator[SampleState]:
+    """DDIM run upwards, from the images `x0` (B, C, H, W) to the noise at grid[0] from which `ddim` makes them again.
+
+    `grid` falls to 0 as from `timestep_grid`. DDIM (arXiv 2010.02502), equation 14 backwards in time, as in its section
+    5.4. A step to t uses eps_hat of where it starts, as the network has no t = 0: there it is asked about t = 1. The
+    error of the image made again over the same grid falls as 1 / num_steps.
+    """
+    x_t = x0
+    for t, t_next in pairwise(reversed(grid)):
+        steps = torch.full((len(x_t),), max(t, 1), device=x_t.device)
+        x0_hat = denoiser(x_t, steps)
+        eps_hat = x0_to_eps(schedule, x_t, steps, x0_hat)
+        alpha_bar, alpha_bar_next = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[t_next])
+        signal = (alpha_bar_next / alpha_bar) ** 0.5
+        x_t = signal * x_t + ((1 - alpha_bar_next) ** 0.5 - signal * (1 - alpha_bar) ** 0.5) * eps_hat
+        yield SampleState(t_next, x_t, x0_hat)
+
+
+def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """Spherical interpolation from noise `a` (C, H, W) at weight 0 to `b` at weight 1: (n, C, H, W) for `weights` (n,).
+
+    DDIM, appendix D.5. The angle is that between all elements of a and all of b, so that what lies between two noises
+    is as long as noise is; a straight line would be up to sqrt(2) shorter. It is taken where the angle says nothing:
+    for nearly parallel or opposite a and b, or zeros. Raises ValueError for a weight outside [0, 1].
+    """
+    cosine = float((a.double() * b.double()).sum() / (a.double().norm() * b.double().norm()))
+    angle = math.acos(max(-1.0, min(1.0, cosine)))
+    rows = []
+    for weight in weights.tolist():
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weights holds {weight}; accepted: 0 to 1")
+        of_a, of_b = 1 - weight, weight
+        if math.sin(angle) > 1e-4:
+            of_a, of_b = math.sin((1 - weight) * angle) / math.sin(angle), math.sin(weight * angle) / math.sin(angle)
+        rows.append(of_a * a + of_b * b)
+    return torch.stack(rows)
+
+
+def inpainting(denoiser: Denoise, known: Tensor, mask: Tensor) -> Denoise:
+    """A denoiser that keeps `known` where `mask` is 1 and asks `denoiser` for the rest; both broadcast to (B, C, H, W).
+
+    DDNM (arXiv 2212.00490), equation 13, with A a mask: x0_hat has the known part as it is given. Then x_t there follows
+    q(x_t | x0) under `ddpm`, any sampler ends on it exactly, and the network sees both parts in all its calls.
+    """
+    is_known = mask.bool()
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        x0_hat = denoiser(x_t, t)
+        return torch.where(is_known, known.to(x0_hat.dtype), x0_hat)
+
+    return denoise
+
+
+def edit_start(num_timesteps: int, strength: float) -> int:
+    """The step t in 1..T from which to edit: a part `strength` of T, in (0, 1], else ValueError. At 1 little is kept."""
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength = {strength}; accepted: above 0, to 1")
+    return max(1, round(num_timesteps * strength))
+
+
+def noised(schedule: NoiseSchedule, x0: Tensor, t: int, noise: Tensor) -> Tensor:
+    """Images or sketches `x0` (B, C, H, W) at step `t`, where a sampler can start: SDEdit (arXiv 2108.01073), section 3."""
+    return q_sample(schedule, x0, torch.full((len(x0),), t, device=x0.device), noise)
