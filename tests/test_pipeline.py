@@ -104,13 +104,14 @@ OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("cifar10_linea
 
 @pytest.mark.parametrize("recipe", ["sprites", *OTHERS])
 def test_a_recipe_runs_by_its_name_in_recipe_names(fresh: Checkout, recipe: str) -> None:
-    """With what makes it that recipe; only the number of images and steps, T and the widths are a test's."""
+    """With what makes it that recipe; only the numbers of images and steps, T and the widths are a test's."""
     params = load_yaml((fresh.path / "params.yaml").read_text())
     section = f"recipes__{recipe}__"
     tiny = {f"{section}train__{key}": None for key in ("steps", "num_timesteps", "time_emb_dim")}
     levels = len(params["recipes"][recipe]["train"]["channels"] or params["train"]["channels"])
     tiny[f"{section}train__channels"] = [8, 12, 8, 12][:levels]
     tiny[f"{section}data__synthetic_images"] = 40
+    tiny[f"{section}figures__compared"] = None
     if recipe == "fashion_mnist":
         tiny |= {f"{section}train__steps": "1 epoch", f"{section}train__checkpoints": [1]}
     fresh.params(recipe_names=[recipe], **tiny)
