@@ -65,8 +65,8 @@ class Server:
         handler.end_headers()
         if self.cut_after:
             body, self.cut_after = body[: self.cut_after], 0
+        self.sent += len(body)  # before it is sent: the client may look as soon as it has all
         handler.wfile.write(body)
-        self.sent += len(body)
         handler.close_connection = True
 
 
