@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from ddpm.images import normalised, save_gif, save_labelled_rows, to_uint8
 from ddpm.progress import progress_bar
+from ddpm.samplers import SampleState
 from ddpm.timing import pick_device
 from stages.common import Paths, runtime, stage, write_json
 from stages.drawing import Checkpoint, Condition, Sampler, chosen_sampler, ema_checkpoint
@@ -18,13 +20,11 @@ FRAMES, ROWS, COLUMNS = 24, 4, 10  # frames of an animation, rows of its grid, c
 Shown = tuple[int, np.ndarray, np.ndarray]  # t, and x_t and x0_hat as uint8 (N, H, W, C)
 
 
-def walk(checkpoint: Checkpoint, sampler: Sampler, seed: int, count: int, condition: Condition) -> list[Shown]:
-    """About FRAMES states of the sampling, evenly spaced, the first and the last among them."""
-    steps = len(sampler.grid(checkpoint.schedule)) - 1
-    shown = {round(i * (steps - 1) / max(1, min(FRAMES, steps) - 1)) for i in range(min(FRAMES, steps))}
+def watched(states: Iterable[SampleState], steps: int, label: str) -> list[Shown]:
+    """About FRAMES of the `steps` states of a sampling, evenly spaced, the first and the last among them."""
+    shown = {round(i * (steps - 1) / (FRAMES - 1)) for i in range(FRAMES)}
     found = []
-    states = checkpoint.states(sampler, seed, range(count), condition)
-    with progress_bar(total=steps, desc=sampler.label, unit="step") as bar:
+    with progress_bar(total=steps, desc=label, unit="step") as bar:
         for number, state in enumerate(states):
             bar.update()
             if number in shown:
@@ -32,6 +32,12 @@ def walk(checkpoint: Checkpoint, sampler: Sampler, seed: int, count: int, condit
                 x_t = to_uint8(state.x_t) if state.t == 0 else normalised(state.x_t)
                 found.append((state.t, x_t, to_uint8(state.x0_hat)))
     return found
+
+
+def walk(checkpoint: Checkpoint, sampler: Sampler, seed: int, count: int, condition: Condition) -> list[Shown]:
+    """The sampling of the images 0..count-1 of `seed`, watched."""
+    steps = len(sampler.grid(checkpoint.schedule)) - 1
+    return watched(checkpoint.states(sampler, seed, range(count), condition), steps, sampler.label)
 
 
 def main(paths: Paths) -> None:

@@ -18,7 +18,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,14 +30,13 @@ from ddpm import distributed
 from ddpm.data import to_float
 from ddpm.editing import edit_start, encode, inpainting, noised, slerp
 from ddpm.images import normalised, save_gif, save_grid, to_uint8
-from ddpm.progress import progress_bar
-from ddpm.samplers import Denoise, NoiseStreams, SampleState
+from ddpm.samplers import Denoise, NoiseStreams
 from ddpm.timing import pick_device
 from stages.common import ROOT, SCALES, Fault, Paths, fault_to_exit
 from stages.drawing import LABELS, Checkpoint, Condition, Sampler, ema_checkpoint, raw_checkpoints
+from stages.path import watched
 
 BATCH_SIZE = 64  # images a network call: bounds the memory
-FRAMES = 24  # of an animation
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
 DETERMINISTIC = ("ddim", "dpm_solver_pp", "unipc", "heun")
 
@@ -238,16 +236,10 @@ def drawn(
         raise Fault("several processes share --mode generate to a .png or .npy; accepted here: one process")
     noise = checkpoint.noise(args.seed, range(count))
     work = prepared(args, checkpoint, sampler, noise, condition)
-    steps = sampler.grid(checkpoint.schedule, work.start)
-    shown = {round(i * (len(steps) - 2) / (FRAMES - 1)) for i in range(FRAMES)}
-    frames = []
-    states: Iterator[SampleState] = sampler.run(work.denoiser, checkpoint.schedule, work.x_t, noise, work.start)
-    with progress_bar(total=len(steps) - 1, desc=sampler.label, unit="step") as bar:
-        for number, state in enumerate(states):
-            bar.update()
-            if animated and number in shown:
-                frames.append(to_uint8(state.x_t) if state.t == 0 else normalised(state.x_t))
-    return np.concatenate([*work.before, to_uint8(state.x_t)]), frames
+    states = sampler.run(work.denoiser, checkpoint.schedule, work.x_t, noise, work.start)
+    steps = len(sampler.grid(checkpoint.schedule, work.start)) - 1
+    frames = [x_t for _, x_t, _ in watched(states, steps, sampler.label)]
+    return np.concatenate([*work.before, frames[-1]]), frames
 
 
 def main(args: argparse.Namespace) -> None:
