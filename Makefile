@@ -28,7 +28,7 @@ demo: setup ## train and sample at demo scale: minutes on two CPU cores, no netw
 test: setup ## lint, types and the fast tests
 	ruff check .
 	mypy
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 test-all: setup ## lint, types and all tests, the slow ones too
 	ruff check .
@@ -48,6 +48,7 @@ small: setup ## real data at a size for two CPU cores: about an hour a recipe (s
 
 full: setup ## the published settings: days, on a GPU (see full/params.yaml)
 	sed -i.bak '/^\/full$$/d' .dvcignore && rm .dvcignore.bak
+	cp dvc.yaml full/dvc.yaml
 	cd full && dvc repro
 
 plots: setup ## write all curves and pictures into one page
@@ -55,4 +56,4 @@ plots: setup ## write all curves and pictures into one page
 
 clean: ## remove caches and the page of plots; keeps data, models, results and training states
 	rm -rf dvc_plots small/dvc_plots full/dvc_plots .mypy_cache .pytest_cache .ruff_cache
-	find src stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src stages tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import EPOCH, Contender, Work, benchmark, measure, options
+from benchmarks.common import Contender, Work, benchmark, measure, options
 from benchmarks.training import CPU_BATCH_SIZE, PASSES
-from ddpm.compilation import forward_flops
-from ddpm.config import RecipeConfig, TrainConfig
-from ddpm.precision import autocast, memory_format, resolve_precision
-from ddpm.unet import UNet, build_network, timestep_embedding
-from stages.common import fault_to_exit
+from ddpm.base.faults import faults_reported
+from ddpm.machine.compilation import forward_flops
+from ddpm.machine.precision import autocast, memory_format, resolve_precision
+from ddpm.model.unet import UNet, build_network, timestep_embedding
+from ddpm.recipe import Recipe
+from ddpm.training.settings import TrainConfig
 
 
 class OneByOne(UNet):
@@ -46,9 +47,9 @@ def step(network: nn.Module, function: Any, config: TrainConfig, x_t: Tensor) ->
     return work
 
 
-def run(recipe: RecipeConfig, device: torch.device, batch_size: int | None, rounds: int) -> dict[str, Any]:
+def run(recipe: Recipe, device: torch.device, batch_size: int | None, rounds: int) -> dict[str, Any]:
     """Measure one recipe's network: a run of the json."""
-    config, size = recipe.train.in_steps(EPOCH), recipe.data.size
+    config, size = recipe.train, recipe.data.size
     batch_size = batch_size or (config.batch_size if device.type == "cuda" else CPU_BATCH_SIZE)
     precision = resolve_precision(config.precision, device)
     names = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
@@ -78,5 +79,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with fault_to_exit():
+    with faults_reported():
         main(options(__doc__).parse_args())

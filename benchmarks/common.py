@@ -19,16 +19,17 @@ import torch.nn.functional as F
 
 from benchmarks.networks import PEERS, installed
 from benchmarks.report import run_text
-from ddpm.config import RecipeConfig, resolve
-from ddpm.memory import keep_freed_memory
-from ddpm.precision import configure, memory_format
-from ddpm.progress import progress_bar
-from ddpm.timing import device_name, measure_seconds, pick_device
-from stages.common import SCALES, WORK, Fault, load_params, write_json
+from ddpm.base.faults import Fault
+from ddpm.base.files import write_json
+from ddpm.base.progress import progress_bar
+from ddpm.machine.device import device_name, measure_seconds, pick_device
+from ddpm.machine.memory import keep_freed_memory
+from ddpm.machine.precision import configure, memory_format
+from ddpm.recipe import Recipe, resolve
+from stages import SCALES, WORK, load_params
 
 Work = Callable[[], object]
 # A turn ends with a wait for the GPU, as a training or a chain of operations does not after each of its steps.
-EPOCH = 50_000  # images, where a recipe counts in epochs: CIFAR-10's
 STEPS_A_TURN = {"cpu": 1, "cuda": 10}
 
 
@@ -180,7 +181,7 @@ def positive(text: str) -> int:
     return value
 
 
-def chosen(args: argparse.Namespace) -> Iterator[tuple[str, str, RecipeConfig]]:
+def chosen(args: argparse.Namespace) -> Iterator[tuple[str, str, Recipe]]:
     """(scale, name, recipe) of each network that the options name."""
     for scale in args.scale or ["full", "small"]:
         params = load_params(scale)
@@ -191,7 +192,7 @@ def chosen(args: argparse.Namespace) -> Iterator[tuple[str, str, RecipeConfig]]:
             yield scale, name, recipe
 
 
-def benchmark(kind: str, args: argparse.Namespace, run: Callable[[RecipeConfig, torch.device], dict[str, Any]]) -> None:
+def benchmark(kind: str, args: argparse.Namespace, run: Callable[[Recipe, torch.device], dict[str, Any]]) -> None:
     """Do `run` for each chosen network, print its table, and write everything into one json."""
     try:
         device = pick_device(args.device)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm.config import TrainConfig
-from ddpm.precision import memory_format
+from ddpm.machine.precision import memory_format
+from ddpm.training.settings import TrainConfig
 
 PEERS = ("diffusers", "denoising_diffusion_pytorch")
 

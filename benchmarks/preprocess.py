@@ -2,8 +2,8 @@
 
   bound, one core      one process while the other cores rest
   bound, all cores     as many processes as cores, all at the same time: the sum of their rates
-  pack                 ddpm.preprocess.pack with as many processes, from its call to its return: their start, reading the
-                       archive, the statistics, writing the array and its checksum are included
+  pack                 ddpm.data.preprocess.pack with as many processes, from its call to its return: their start, reading
+                       the archive, the statistics, writing the array and its checksum are included
 
 They take turns, each in fresh processes. Where its memory happens to lie decides how fast a process decodes: libjpeg-turbo
 writes rows past the caches into a buffer whose address is a multiple of 32, and Pillow reads them at once, which costs half
@@ -33,12 +33,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddpm.archives import CELEBA_FOLDER, CelebaImages
-from ddpm.config import DataConfig, resolve
-from ddpm.parallel import cpu_count
-from ddpm.preprocess import cut, pack
-from ddpm.progress import progress_bar
-from stages.common import WORK, load_params, write_json
+from ddpm.base.files import write_json
+from ddpm.base.progress import progress_bar
+from ddpm.data.archives import CELEBA_FOLDER, CelebaImages
+from ddpm.data.parallel import cpu_count
+from ddpm.data.preprocess import cut, pack
+from ddpm.data.settings import DataConfig
+from stages import WORK
 
 ALL = 202_599  # images of CelebA
 IN_MEMORY = 2_000  # images of the bound
@@ -49,7 +50,7 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of ru_maxrss
 def benchmark(archive: Path, config: DataConfig, rounds: int) -> dict[str, Any]:
     """Measure; all rates are images/s, by round and their medians."""
     images, cores = CelebaImages(archive), cpu_count()
-    contents = [images.read(index) for index in range(min(len(images), IN_MEMORY))]
+    contents = [images.read(name) for name in images.names[:IN_MEMORY]]
     alone, together, packs = [], [], []
     with progress_bar(total=3 * rounds, unit="turn") as bar:
         for _ in range(rounds):
@@ -146,7 +147,7 @@ def repeat(archive: Path, count: int, path: Path) -> None:
     images = CelebaImages(archive)
     with zipfile.ZipFile(path, "w") as out:
         for index in range(count):
-            out.writestr(f"{CELEBA_FOLDER}/{index + 1:06d}.jpg", images.read(index % len(images)))
+            out.writestr(f"{CELEBA_FOLDER}/{index + 1:06d}.jpg", images.read(images.names[index % len(images)]))
 
 
 def text(result: dict[str, Any]) -> str:
@@ -178,7 +179,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the results (default: work/benchmarks/preprocess.json)")
     args = parser.parse_args()
     path = args.json or WORK / "benchmarks" / "preprocess.json"
-    config = resolve(load_params("full"), "celeba")[0].data
+    config = DataConfig(dataset="celeba", source=str(args.archive))
+    WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
         archive = args.archive
         if args.images:
@@ -186,7 +188,7 @@ def main() -> None:
             repeat(args.archive, args.images, archive)
         result = benchmark(archive, config, args.repeats)
     from benchmarks.common import machine  # here, or every process would load torch
-    from ddpm.timing import pick_device
+    from ddpm.machine.device import pick_device
 
     options = [] if args.images is None else ["--images", str(args.images)]
     command = shlex.join(["python", "-m", "benchmarks.preprocess", args.archive.name, *options, "--repeats", str(args.repeats)])

@@ -1,6 +1,6 @@
 """Images per second of sampling, and the part of the time that is not the network's, taking turns in one process.
 
-  ours, as shipped     ddpm.inference.prepare and ddpm.samplers; compiled if that repays the recipe's grid of images
+  ours, as shipped     ddpm.sampling.fast.prepare and samplers; compiled if that repays the recipe's grid of images
   ours, (not) compiled the other choice
   ours, options off    fp32, neither compiled nor captured
   diffusers, default   UNet2DModel with DDIMScheduler and DPMSolverMultistepScheduler (DPM-Solver++): fp32, eager
@@ -24,18 +24,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.common import EPOCH, Contender, Work, benchmark, measure, options, paired_ratio, positive
+from benchmarks.common import Contender, Work, benchmark, measure, options, paired_ratio, positive
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
-from ddpm.compilation import forward_flops, sampling_repays
-from ddpm.config import RecipeConfig, TrainConfig
-from ddpm.diffusion import Denoiser
-from ddpm.inference import prepare
-from ddpm.precision import autocast, resolve_precision
-from ddpm.samplers import NoiseStreams, ddim, ddpm
-from ddpm.schedule import noise_schedule, timestep_grid
-from ddpm.unet import build_network
-from stages.common import Fault, fault_to_exit
-from stages.drawing import chosen_sampler
+from ddpm.base.faults import Fault, faults_reported
+from ddpm.machine.compilation import forward_flops, sampling_repays
+from ddpm.machine.precision import autocast, resolve_precision
+from ddpm.model.schedule import schedule_of
+from ddpm.model.unet import build_network
+from ddpm.recipe import Recipe
+from ddpm.sampling.denoiser import Denoiser
+from ddpm.sampling.fast import prepare
+from ddpm.sampling.grid import timestep_grid
+from ddpm.sampling.samplers import NoiseStreams, ddim, ddpm
+from ddpm.training.settings import TrainConfig
 
 CPU_BATCH_SIZE = 64
 STEPS = {"cpu": 5, "cuda": 50}
@@ -45,10 +46,8 @@ ALONE = "network alone"
 def ours(
     function: Callable[..., Tensor], config: TrainConfig, noise: Callable[[], NoiseStreams], steps: int
 ) -> dict[str, Work]:
-    """DDIM and DDPM of ddpm.samplers over a network as a function of x_t and t, and its calls alone."""
-    schedule = noise_schedule(
-        config.schedule, config.num_timesteps, config.beta_min, config.beta_max, config.zero_terminal_snr
-    )
+    """DDIM and DDPM of ddpm.sampling over a network as a function of x_t and t, and its calls alone."""
+    schedule = schedule_of(config)
     denoiser = Denoiser(function, schedule, config.prediction)
     grid = timestep_grid(schedule, steps)
     x_t = noise().draw()
@@ -98,9 +97,9 @@ def lucidrains_sampling(network: nn.Module, x_t: Tensor, num_timesteps: int, ste
     return {"DDIM": loop}
 
 
-def contenders(recipe: RecipeConfig, batch_size: int, steps: int, device: torch.device) -> list[Contender]:
+def contenders(recipe: Recipe, batch_size: int, steps: int, device: torch.device) -> list[Contender]:
     """The rows of the table and our networks alone, named "network: sampler"; the first is ours as shipped, by DDIM."""
-    config, size = recipe.train.in_steps(EPOCH), recipe.data.size
+    config, size = recipe.train, recipe.data.size
     shape = (3, size, size)
     precision = resolve_precision(config.precision, device)
     found = []
@@ -118,7 +117,7 @@ def contenders(recipe: RecipeConfig, batch_size: int, steps: int, device: torch.
 
     flops = forward_flops(fresh(), shape)
     # As stages.drawing decides for the grid figure.
-    calls = recipe.figures.grid_images * chosen_sampler(recipe.figures).num_steps
+    calls = recipe.figures.grid.images * recipe.figures.drawing.chosen().num_steps
     compiled = sampling_repays(calls * flops, device)
     for choice in [compiled, not compiled]:
         if choice and not sampling_repays(float("inf"), device):
@@ -150,9 +149,9 @@ def contenders(recipe: RecipeConfig, batch_size: int, steps: int, device: torch.
     return found
 
 
-def run(recipe: RecipeConfig, device: torch.device, batch_size: int | None, steps: int | None, rounds: int) -> dict[str, Any]:
+def run(recipe: Recipe, device: torch.device, batch_size: int | None, steps: int | None, rounds: int) -> dict[str, Any]:
     """Measure one recipe's network: a run of the json."""
-    batch_size = batch_size or (recipe.figures.batch_size if device.type == "cuda" else CPU_BATCH_SIZE)
+    batch_size = batch_size or (recipe.figures.drawing.batch_size if device.type == "cuda" else CPU_BATCH_SIZE)
     steps = steps or STEPS[device.type]
     if steps >= recipe.train.num_timesteps:
         raise Fault(f"--steps {steps}: accepted: 1 to {recipe.train.num_timesteps - 1}, less than train.num_timesteps")
@@ -174,5 +173,5 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = options(__doc__)
     parser.add_argument("--steps", type=positive, help="network calls of a sampling (default: 5, on a GPU 50)")
-    with fault_to_exit():
+    with faults_reported():
         main(parser.parse_args())

@@ -1,6 +1,6 @@
 """Images per second of training steps: ours, diffusers' and lucidrains', taking turns in one process.
 
-  ours, as shipped     ddpm.training.train with the recipe's own settings
+  ours, as shipped     ddpm.training.loop.train with the recipe's own settings
   ours, options off    the same with precision: fp32 and compile: false
   diffusers, default   UNet2DModel in the loop of its unconditional training example: fp32, eager
   diffusers, as ours   the same with our precision, memory format and choice of compilation
@@ -21,15 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import EPOCH, STEPS_A_TURN, Contender, Work, benchmark, measure, options
+from benchmarks.common import STEPS_A_TURN, Contender, Work, benchmark, measure, options
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
-from ddpm.compilation import forward_flops, training_repays
-from ddpm.config import RecipeConfig, TrainConfig
-from ddpm.data import to_float
-from ddpm.precision import autocast, memory_format, resolve_precision
-from ddpm.training import new_state, train
-from ddpm.unet import build_network
-from stages.common import fault_to_exit
+from ddpm.base.faults import faults_reported
+from ddpm.machine.compilation import forward_flops, training_repays
+from ddpm.machine.precision import autocast, memory_format, resolve_precision
+from ddpm.model.pixels import to_float
+from ddpm.model.unet import build_network
+from ddpm.recipe import Recipe
+from ddpm.training.loop import new_state, train
+from ddpm.training.settings import TrainConfig
 
 CPU_BATCH_SIZE = 16
 PASSES = 3  # forward, and a backward pass that takes twice its multiplications
@@ -96,7 +97,7 @@ def lucidrains_step(network: nn.Module, config: TrainConfig, images: Tensor, pre
     return step
 
 
-def contenders(recipe: RecipeConfig, batch_size: int, device: torch.device) -> list[Contender]:
+def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Contender]:
     """The rows of the table; the first is ours as shipped."""
     size, shape = recipe.data.size, (3, recipe.data.size, recipe.data.size)
     precision = resolve_precision(recipe.train.precision, device)
@@ -111,11 +112,11 @@ def contenders(recipe: RecipeConfig, batch_size: int, device: torch.device) -> l
         parameters = sum(parameter.numel() for parameter in network.parameters())
         found.append(Contender(name, turn, steps, batch_size, arithmetic, parameters, flops, switches))
 
-    asked = recipe.train.in_steps(EPOCH)
+    asked = recipe.train
     network: nn.Module = build_network(asked, asked.seed)
     flops = forward_flops(network, shape)
     compiled = asked.compile
-    if compiled == "auto":  # as ddpm.training decides for the whole training
+    if compiled == "auto":  # as ddpm.training.loop decides for the whole training
         compiled = training_repays(PASSES * flops * asked.batch_size * asked.steps, device)
     config = asked.model_copy(update={"batch_size": batch_size, "steps": ENDLESS, "compile": compiled})
     off = config.model_copy(update={"precision": "fp32", "compile": False})
@@ -142,7 +143,7 @@ def contenders(recipe: RecipeConfig, batch_size: int, device: torch.device) -> l
     return found
 
 
-def run(recipe: RecipeConfig, device: torch.device, batch_size: int | None, rounds: int) -> dict[str, Any]:
+def run(recipe: Recipe, device: torch.device, batch_size: int | None, rounds: int) -> dict[str, Any]:
     """Measure one recipe's network: a run of the json."""
     batch_size = batch_size or (recipe.train.batch_size if device.type == "cuda" else CPU_BATCH_SIZE)
     measured = measure(contenders(recipe, batch_size, device), PASSES, rounds, device, warmup=2)
@@ -156,5 +157,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with fault_to_exit():
+    with faults_reported():
         main(options(__doc__).parse_args())

@@ -1,10 +1,146 @@
 """One short script a stage, run as `python -m stages.NAME RECIPE --scale SCALE`: read settings, call src, write outputs.
 
-This checkout's own `src/` comes first on the path: a queued or temporary experiment runs in a copy of the project
-and must not import the library of the checkout that is installed.
+Here is what all of them share: where things lie, how settings are read, and how a stage starts.
 """
 
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+# This checkout's own library comes first: a queued or temporary experiment runs in a copy of the project and must not
+# import the library of the checkout that is installed.
+sys.path.insert(0, str(ROOT / "src"))
+
+from pydantic import Field  # noqa: E402
+
+from ddpm.base.faults import Fault, faults_reported  # noqa: E402
+from ddpm.base.settings import Model, Strict, Whole, validate  # noqa: E402
+
+# DVC names the main checkout in DVC_ROOT even inside a temporary experiment's copy: resumable state and archives stay there.
+WORK = Path(os.environ.get("DVC_ROOT") or ROOT) / "work"
+DATA_HOME = Path(os.environ.get("DATA_HOME") or WORK / "downloads")
+SCALES = ("demo", "small", "full")
+
+
+class RuntimeConfig(Strict):
+    """How this machine does the work: the section `runtime`. Never changes a result and is tracked by no stage."""
+
+    device: str = Field(description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    workers: Whole = Field(description="processes for preprocessing, 0 or more; 0 = one a core")
+    save_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds between saves of the training state, more than 0")
+    launcher: str = Field(description='"" = one process, or the start of a command that starts several, e.g. torchrun ...')
+
+
+class Paths:
+    """Where the files of one recipe at one scale lie, and what its settings say."""
+
+    def __init__(self, scale: str, recipe: str) -> None:
+        self.scale, self.recipe = scale, recipe
+        self.data = ROOT / "data" / scale / recipe  # git-tracked facts about the data: manifest.json and stats.json
+        self.metrics = ROOT / "metrics" / scale / recipe  # numbers and pictures
+        self.seconds = ROOT / "metrics" / scale / "seconds" / recipe  # measured times, no outputs: no second run repeats them
+        self.models = ROOT / "models" / scale / recipe  # the checkpoints
+        self.ema = self.models / "ema.safetensors"  # the one that most figures draw from
+        self.work = WORK / scale / recipe  # scratch: packed images and training states
+
+    def raws(self) -> list[Path]:
+        """The kept raw weights, by step. Raises Fault if there are none."""
+        if files := sorted(self.models.glob("raw-*.safetensors")):
+            return files
+        how = "`dvc pull` fetches shared checkpoints, `dvc repro` trains them"
+        raise Fault(f"{shown(self.models)}: no raw-*.safetensors here; {how}")
+
+    def facts(self, name: str, maker: str) -> dict[str, Any]:
+        """A git-tracked json file of the recipe's data, made by the stage `maker`. Raises Fault if it is missing."""
+        path = self.data / name
+        if not path.exists():
+            raise Fault(f"{shown(path)} is missing; it is made by: dvc repro {maker}@{self.recipe}")
+        facts: dict[str, Any] = json.loads(path.read_text())
+        return facts
+
+    def settings(self, part: str, kind: type[Model]) -> Model:
+        """The resolved settings `part` (data, train or figures) of the recipe, as the stage config left them."""
+        values = self.resolved(part)
+        # What the stage config derives from settings stands beside them, for stages that cannot import the room that knows it.
+        return validate(kind, {key: value for key, value in values.items() if key in kind.model_fields}, part)
+
+    def resolved(self, part: str) -> dict[str, Any]:
+        """The settings `part` as they stand in the file. Raises Fault if it is missing."""
+        path = self.metrics / "config" / f"{part}.json"
+        if not path.exists():
+            made = f"python -m stages.config {self.recipe} --scale {self.scale}"
+            raise Fault(f"{shown(path)} is missing; it is made by: {made}")
+        values: dict[str, Any] = json.loads(path.read_text())
+        return values
+
+    def runtime(self) -> RuntimeConfig:
+        """The section `runtime` of params.yaml."""
+        return validate(RuntimeConfig, load_params(self.scale).get("runtime"), "runtime")
+
+
+def shown(path: Path) -> Path:
+    """`path` as messages name it: relative to the checkout where it lies in it."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def params_file(scale: str) -> Path:
+    """The params.yaml of `scale`."""
+    return ROOT / ("params.yaml" if scale == "demo" else f"{scale}/params.yaml")
+
+
+def load_params(scale: str) -> dict[str, Any]:
+    """The parsed params.yaml of `scale`. Raises Fault if it is no YAML."""
+    path = params_file(scale)
+    try:
+        params: dict[str, Any] = load_yaml(path.read_text())
+    except yaml.YAMLError as error:
+        raise Fault(f"{shown(path)}: {error}") from None
+    return params
+
+
+class _Yaml12(yaml.SafeLoader):
+    """DVC writes YAML 1.2, where 1e-05 is a number and `on` a string; PyYAML reads 1.1, where they are not."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own way)
+        first: [pair for pair in pairs if pair[0].rpartition(":")[2] not in ("int", "float", "bool", "timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node)).replace("_", "")
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))  # 010 is ten
+
+
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+for _tag, _pattern, _first in (
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+", "-+0123456789"),
+    ("float", _FLOAT, "-+0123456789."),
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+):
+    _Yaml12.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_Yaml12.add_constructor("tag:yaml.org,2002:int", _Yaml12.integer)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML 1.2 scalars as DVC does. Executes nothing."""
+    return yaml.load(text, Loader=_Yaml12)
+
+
+def stage(main: Callable[[Paths], None], description: str) -> None:
+    """Run `main` for the recipe and scale of the command line; a Fault becomes one message and exit status 1."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("recipe", help="a name in recipe_names of params.yaml")
+    parser.add_argument("--scale", choices=SCALES, default="demo", help="whose params.yaml (default: demo)")
+    args = parser.parse_args()
+    with faults_reported():
+        main(Paths(args.scale, args.recipe))

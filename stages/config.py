@@ -1,16 +1,30 @@
-"""Resolve and check a recipe's settings, so that a bad value stops here, before anything is deleted or computed."""
+"""Check the settings of all recipes that run, and write down this one's, before anything is deleted or computed."""
 
-from ddpm.config import resolve
-from stages.common import ROOT, Paths, load_params, params_file, runtime, stage, write_json
+from ddpm.base.faults import Fault
+from ddpm.base.files import write_json
+from ddpm.machine.device import pick_device
+from ddpm.recipe import check, resolve
+from stages import Paths, load_params, params_file, shown, stage
+
+KEYS = {"scale", "root", "file", "recipe_names", "conditional", "train", "figures", "recipes", "runtime"}
 
 
 def main(paths: Paths) -> None:
-    recipe, overridden = resolve(load_params(paths.scale), paths.recipe)
-    runtime(paths.scale)
-    if overridden:
-        print(f"{params_file(paths.scale).relative_to(ROOT)}: these override the defaults: {', '.join(overridden)}")
-    for part in ("data", "train", "figures"):
-        write_json(paths.metrics / "config" / f"{part}.json", getattr(recipe, part).model_dump())
+    params = load_params(paths.scale)
+    if set(params) != KEYS:
+        wrong = min(set(params) ^ KEYS)
+        fault = "unknown key" if wrong in params else "missing"
+        raise Fault(f"{shown(params_file(paths.scale))}: {wrong}: {fault}; accepted: {', '.join(sorted(KEYS))}")
+    recipes = check(params)
+    pick_device(paths.runtime().device)
+    checked, settings = resolve(params, paths.recipe)
+    for part, values in settings.items():
+        write_json(paths.metrics / "config" / f"{part}.json", values)
+    overrides = [f"{part}.{key}" for part in ("train", "figures") for key in params["recipes"][paths.recipe].get(part, {})]
+    if overrides:
+        print(f"recipes.{paths.recipe} has its own: {', '.join(overrides)}")
+    if checked.train.context_dim and paths.recipe in recipes and paths.recipe not in params["conditional"]:
+        print(f"{paths.recipe} is conditional: with its name in the list `conditional`, the stage classes draws its classes")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ddpm.config import DataConfig
-from stages.common import Paths, stage, write_json
-from stages.raw import check, find, identity
+from ddpm.base.files import write_json
+from ddpm.data.settings import DataConfig
+from stages import Paths, stage
+from stages.raw import find, identity
 
 
 def main(paths: Paths) -> None:
-    config = paths.data_config()
+    config = paths.settings("data", DataConfig)
     source = find(paths, config, redraw=True)
-    check(source, config)
+    config.table.check(source)
     size, sha256, official = identity(source, config)
     manifest = {
         "dataset": config.dataset,
@@ -20,6 +21,7 @@ def main(paths: Paths) -> None:
         "size": size,
         "sha256": sha256,
         "matches_official": official,
+        "shareable": config.shareable,
     }
     write_json(paths.data / "manifest.json", manifest)
 
@@ -27,9 +29,9 @@ def main(paths: Paths) -> None:
 def origin(config: DataConfig, official: bool) -> str:
     """What the images are, in words shown with every result."""
     if config.source == "synthetic":
-        return f"drawn by this project's code (synthetic), {config.synthetic_images} images, seed {config.synthetic_seed}"
+        return f"drawn by this project's code (synthetic), {config.images} images, seed {config.seed}"
     if official:
-        return "official archive" if len(config.files) == 1 else "official files"
+        return "official archive" if len(config.table.files) == 1 else "official files"
     return config.origin or "a local copy that is not the official archive; its origin is not stated (data.origin)"
 
 

@@ -6,7 +6,6 @@ This module imports none of the code that does so: a change of that code retrain
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.common import ROOT, Fault, Paths
+from ddpm.base.faults import Fault
+from stages import ROOT, Paths, shown
 
 
 def training_images(paths: Paths) -> tuple[np.memmap, dict[str, Any]]:
     """The packed images, read-only uint8 (N, H, W, C), and stats.json; a missing array is made again. Raises Fault."""
-    stats = read_facts(paths, "stats.json", "preprocess")
+    stats = paths.facts("stats.json", "preprocess")
     return np.load(_existing(paths, array_path(paths, stats["sha256"])), mmap_mode="r"), stats
 
 
@@ -54,17 +54,3 @@ def array_path(paths: Paths, sha256: str) -> Path:
 def labels_path(paths: Paths, sha256: str) -> Path:
     """Where the packed labels lie whose file has this SHA-256."""
     return paths.work / f"labels-{sha256[:16]}.npy"
-
-
-def read_facts(paths: Paths, name: str, maker: str) -> dict[str, Any]:
-    """A git-tracked json file of the recipe's data, made by the stage `maker`. Raises Fault if it is missing."""
-    path = paths.data / name
-    if not path.exists():
-        raise Fault(f"{shown(path)} is missing; it is made by: dvc repro {maker}@{paths.recipe}")
-    facts: dict[str, Any] = json.loads(path.read_text())
-    return facts
-
-
-def shown(path: Path) -> Path:
-    """`path` as messages name it: relative to the checkout where it lies in it."""
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

@@ -1,24 +1,24 @@
 """Draw how samples improve over the training: a row a kept step, raw weights, the same noise in every row."""
 
-from ddpm.images import save_labelled_rows
-from ddpm.timing import pick_device
-from stages.common import Paths, runtime, stage, write_json
-from stages.drawing import Checkpoint, chosen_sampler, raw_checkpoints, rms_distance
+from ddpm.base.files import write_csv
+from ddpm.figures.pictures import rms_distance, save_labelled_rows
+from ddpm.figures.settings import FiguresConfig
+from ddpm.sampling import load
+from stages import Paths, stage
 
 
 def main(paths: Paths) -> None:
-    figures, device = paths.figures_config(), pick_device(runtime(paths.scale).device)
-    sampler, rows = chosen_sampler(figures), []
-    for path in raw_checkpoints(paths):
-        checkpoint = Checkpoint(path, device)
-        condition = checkpoint.in_turn(figures.images_per_row, figures.guidance)
-        images = checkpoint.draw(sampler, figures.progression_seed, figures.images_per_row, figures.batch_size, condition)
-        rows.append((checkpoint.step, images))
+    figures, rows = paths.settings("figures", FiguresConfig), []
+    drawing = figures.drawing
+    for path in paths.raws():
+        model = load(path, paths.runtime().device)
+        images = model.sample(drawing.per_row, drawing.chosen(), figures.progression.seed, **drawing.options)
+        rows.append((model.step, images))
     save_labelled_rows(paths.metrics / "progression.png", [(f"step {step}", images) for step, images in rows])
     final = rows[-1][1]
-    write_json(
-        paths.metrics / "progression.json",
-        {"sampler": sampler.label, "distance_to_final": {str(step): rms_distance(images, final) for step, images in rows}},
+    write_csv(
+        paths.metrics / "progression.csv",
+        [{"step": step, "distance_to_final": rms_distance(images, final)} for step, images in rows],
     )
 
 

@@ -3,57 +3,61 @@
 DDPM is shown for comparison: it adds noise of its own, so it comes to other images, however many its steps.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
-from ddpm.config import METHODS
-from ddpm.images import save_curves, save_labelled_rows
-from ddpm.schedule import Spacing
-from ddpm.timing import pick_device
-from stages.common import Paths, runtime, stage, write_json
-from stages.drawing import LABELS, Checkpoint, Sampler, ema_checkpoint, rms_distance
+from ddpm.base.files import write_csv
+from ddpm.figures.curves import save_curves
+from ddpm.figures.pictures import rms_distance, save_labelled_rows
+from ddpm.figures.settings import FiguresConfig
+from ddpm.sampling import load
+from ddpm.sampling.grid import Spacing
+from ddpm.sampling.samplers import METHODS
+from ddpm.sampling.settings import Sampler
+from stages import Paths, stage
 
 REFERENCE_STEPS = 1000  # of DPM-Solver++, or all T where there are fewer
 SPACINGS: tuple[Spacing, ...] = ("uniform", "quadratic")
 
 
 def main(paths: Paths) -> None:
-    figures, device = paths.figures_config(), pick_device(runtime(paths.scale).device)
-    checkpoint, count = Checkpoint(ema_checkpoint(paths), device), figures.images_per_row
-    condition = checkpoint.in_turn(count, figures.guidance)
+    figures = paths.settings("figures", FiguresConfig)
+    drawing, own, model = figures.drawing, figures.solvers, load(paths.ema, paths.runtime().device)
 
     def draw(sampler: Sampler) -> np.ndarray:
-        return checkpoint.draw(sampler, figures.samplers_seed, count, figures.batch_size, condition)
+        return model.sample(drawing.per_row, sampler, own.seed, **drawing.options)
 
-    reference = Sampler("dpm_solver_pp", min(REFERENCE_STEPS, checkpoint.config.num_timesteps))
+    reference = Sampler("dpm_solver_pp", min(REFERENCE_STEPS, model.config.num_timesteps))
     truth = draw(reference)
-    few = figures.solver_steps[len(figures.solver_steps) // 4]
-    distances: dict[str, dict[str, dict[str, float]]] = {}
-    rows = []
-    for method in METHODS:
-        label, distances[LABELS[method]] = LABELS[method], {}
+    few = own.steps[len(own.steps) // 4]
+    table, rows = [], []
+    panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {f"{spacing} steps": {} for spacing in SPACINGS}
+    for name, method in METHODS.items():
+        if not method.order:  # wrong on purpose
+            continue
         for spacing in SPACINGS:
-            images = {steps: draw(Sampler(method, steps, spacing=spacing)) for steps in figures.solver_steps}
-            distances[label][spacing] = {str(steps): rms_distance(drawn, truth) for steps, drawn in images.items()}
+            images = {steps: draw(Sampler(name, steps, spacing=spacing)) for steps in own.steps}
+            distances = [rms_distance(drawn, truth) for drawn in images.values()]
+            panels[f"{spacing} steps"][method.label] = own.steps, distances
+            row = {"sampler": method.label, "spacing": spacing}
+            table += [
+                row | {"calls": calls, "distance": distance} for calls, distance in zip(own.steps, distances, strict=True)
+            ]
             if spacing == SPACINGS[-1]:
-                rows.append((f"{label} {few}\n{spacing}", images[few]))
-    save_labelled_rows(paths.metrics / "solvers-images.png", [*rows, (f"{reference.label}\n(reference)", truth)])
-    panels = {
-        f"{spacing} steps": {
-            label: (figures.solver_steps, list(by_spacing[spacing].values())) for label, by_spacing in distances.items()
-        }
-        for spacing in SPACINGS
-    }
+                rows.append((f"{method.label}\n{few} calls\n{spacing}", images[few]))
+    save_labelled_rows(
+        paths.metrics / "solvers-images.png",
+        [*rows, (f"reference:\n{METHODS[reference.method].label}\n{reference.num_steps}", truth)],
+    )
     save_curves(
         paths.metrics / "solvers.png",
         panels,
         xlabel="network calls",
         ylabel=f"RMS distance to {reference.label}",
-        title=f"{paths.recipe} ({paths.scale}): {count} images from the same noise; distance 1 = full range",
+        title=f"{paths.recipe} ({paths.scale}): {drawing.per_row} images from the same noise; distance 1 = full range",
     )
-    write_json(
-        paths.metrics / "solvers.json",
-        {"step": checkpoint.step, "reference": reference.label, "images": count, "distance": distances},
-    )
+    write_csv(paths.metrics / "solvers.csv", table)
 
 
 if __name__ == "__main__":

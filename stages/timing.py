@@ -7,54 +7,60 @@ from __future__ import annotations
 
 import platform
 from itertools import islice
+from typing import Any
 
 import torch
 
-from ddpm.images import save_table
-from ddpm.timing import device_name, measure_seconds, pick_device
-from stages.common import Paths, runtime, stage, write_json
-from stages.drawing import Checkpoint, Sampler, compared_samplers, ema_checkpoint
+from ddpm.base.files import write_json
+from ddpm.figures.curves import save_table
+from ddpm.figures.settings import FiguresConfig
+from ddpm.machine.device import device_name, measure_seconds, pick_device
+from ddpm.sampling import Model, load
+from ddpm.sampling.settings import Sampler
+from stages import Paths, stage
 
 
-def seconds(checkpoint: Checkpoint, sampler: Sampler, count: int, max_seconds: float) -> tuple[float, bool]:
+def seconds(model: Model, sampler: Sampler, count: int, guidance: float, max_seconds: float) -> tuple[float, bool]:
     """Wall-clock seconds to draw `count` images in one batch, and whether they are projected from fewer steps."""
 
     def run(steps: int) -> None:
-        for _ in islice(checkpoint.states(sampler, 0, range(count)), steps):
+        for _ in islice(model.states(count, sampler, guidance=guidance), steps):
             pass
 
     run(1)  # warm-up: allocations, kernel choice
     few = min(3, sampler.num_steps)
-    estimate = measure_seconds(lambda: run(few), checkpoint.device) / few * sampler.num_steps
+    estimate = measure_seconds(lambda: run(few), model.device) / few * sampler.num_steps
     if estimate <= max_seconds:
-        return measure_seconds(lambda: run(sampler.num_steps), checkpoint.device), False
+        return measure_seconds(lambda: run(sampler.num_steps), model.device), False
     steps = max(few, int(max_seconds / estimate * sampler.num_steps))
-    return measure_seconds(lambda: run(steps), checkpoint.device) / steps * sampler.num_steps, True
+    return measure_seconds(lambda: run(steps), model.device) / steps * sampler.num_steps, True
 
 
 def main(paths: Paths) -> None:
-    figures = paths.figures_config()
-    count = figures.timing_images
-    device = pick_device(runtime(paths.scale).device)
+    figures = paths.settings("figures", FiguresConfig)
+    own, drawing = figures.timing, figures.drawing
+    choices = dict.fromkeys([*figures.samplers.compared, drawing.sampler])  # the recipe's own too, once
+    samplers = [drawing.chosen(choice) for choice in choices]
+    device = pick_device(paths.runtime().device)
     devices = [torch.device("cpu")] + ([device] if device.type == "cuda" else [])
-    table: dict[str, dict[str, object]] = {sampler.label: {"cuda": None} for sampler in compared_samplers(figures)}
+    table: dict[str, dict[str, Any]] = {sampler.label: {"cuda": None} for sampler in samplers}
     for device in devices:
-        checkpoint = Checkpoint(ema_checkpoint(paths), device)
-        for sampler in compared_samplers(figures):
-            taken, projected = seconds(checkpoint, sampler, count, figures.timing_max_seconds)
+        model = load(paths.ema, str(device))
+        for sampler in samplers:
+            taken, projected = seconds(model, sampler, own.images, drawing.guidance, own.max_seconds)
             table[sampler.label] |= {device.type: round(taken, 2), f"{device.type}_projected": projected}
             print(f"{sampler.label} on {device.type}: {taken:.1f} s{' (projected)' if projected else ''}")
-    machine = {device.type: device_name(device) for device in devices} | {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    write_json(paths.metrics / "timing.json", {"images": count, "seconds": table, "machine": machine})
-    rows = [[label, _cell(row, "cpu"), _cell(row, "cuda")] for label, row in table.items()]
-    title = f"{paths.recipe} ({paths.scale}): seconds for {count} images"
+    write_json(paths.seconds / "draw.json", {"seconds": table[drawing.chosen().label][device.type]})
+    machine = {device.type: device_name(device) for device in devices}
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    write_json(paths.metrics / "timing.json", {"images": own.images, "seconds": table, "machine": machine | versions})
+    rows = [[label, cell(row, "cpu"), cell(row, "cuda")] for label, row in table.items()]
+    title = f"{paths.recipe} ({paths.scale}): seconds for {own.images} images"
     save_table(paths.metrics / "timing.png", ["sampler", "CPU", "CUDA"], rows, title)
 
 
-def _cell(row: dict[str, object], device: str) -> str:
+def cell(row: dict[str, Any], device: str) -> str:
+    """The seconds of a sampler on a device, for people; nothing where there are none."""
     if row.get(device) is None:
         return ""
     return f"{row[device]:.1f}" + (" (projected)" if row[f"{device}_projected"] else "")

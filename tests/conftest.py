@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from stages.common import load_yaml
+from stages import load_yaml
 
 # Tiny networks gain nothing from threads, and several wait for each other where another process is busy.
 torch.set_num_threads(1)
@@ -39,16 +39,13 @@ TINY_TRAIN = {
     "precision": "fp32",  # the same bits on every machine and in every run
 }
 TINY_FIGURES = {
-    "sampler": "ddpm 4",
-    "compared": ["ddim 2", "ddim 3", "heun 3 quadratic", "ddpm 4"],
-    "solver_steps": [2, 4],
-    "guidance_scales": [0, 2],
-    "images_per_row": 2,
-    "grid_images": 4,
-    "path_images": 4,
-    "timing_images": 1,
-    "timing_max_seconds": 0.2,
-    "batch_size": 4,
+    "drawing": {"sampler": "ddpm 4", "per_row": 2, "batch_size": 4},
+    "samplers": {"compared": ["ddim 2", "ddim 3", "heun 3 quadratic", "ddpm 4"]},
+    "solvers": {"steps": [2, 4]},
+    "classes": {"scales": [0, 2]},
+    "grid": {"images": 4},
+    "path": {"images": 4},
+    "timing": {"images": 1, "max_seconds": 0.2},
 }
 
 
@@ -134,7 +131,7 @@ class Checkout:
             *parents, key = name.split("__")
             section = params
             for parent in parents:
-                section = section[parent]
+                section = section.setdefault(parent, {})
             section[key] = value
         (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
@@ -174,19 +171,15 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
             shutil.copy2(ROOT / name, path / name)
     # One pipeline is enough here, and DVC refuses some commands while another has never run.
     shutil.rmtree(path / "small")
-    # Two recipes are enough too; the charts at the end of dvc.yaml name the demo's third.
-    pipeline = (path / "dvc.yaml").read_text().splitlines(keepends=True)
-    (path / "dvc.yaml").write_text("".join(line for line in pipeline if "/sprites/" not in line))
     checkout = Checkout(path)
     params = load_yaml((path / "params.yaml").read_text())
     params["train"] |= TINY_TRAIN
-    params["figures"] |= TINY_FIGURES
-    params["runtime"] = {"device": "cpu", "workers": 1, "save_seconds": 0.2, "launcher": None}
-    params["recipe_names"] = ["cifar10", "celeba"]
+    for figure, settings in TINY_FIGURES.items():
+        params["figures"][figure] |= settings
+    params["runtime"] = {"device": "cpu", "workers": 1, "save_seconds": 0.2, "launcher": ""}
+    params |= {"recipe_names": ["cifar10", "celeba"], "conditional": []}  # two recipes are enough
     for name, size in (("cifar10", 32), ("celeba", 16)):
-        params["recipes"][name]["data"] |= {"source": "synthetic", "synthetic_images": 32, "size": size}
-        params["recipes"][name]["train"] = dict.fromkeys(params["train"])
-        params["recipes"][name]["figures"] = dict.fromkeys(params["figures"])
+        params["recipes"][name] = {"data": {"dataset": name, "source": "synthetic", "images": 32, "size": size}}
     (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     checkout.git("init", "--quiet", "--initial-branch=main")
     checkout.commit("tiny")

@@ -17,11 +17,11 @@ from benchmarks import choices, report, sampling, training
 from benchmarks.common import Contender, alternate, ceilings, measure, paired_ratio, share_of_ceiling
 from benchmarks.networks import PEERS, diffusers_unet, lucidrains_unet
 from conftest import Checkout
-from ddpm.compilation import forward_flops
-from ddpm.config import RecipeConfig, TrainSettings, resolve
-from ddpm.data import to_float
-from ddpm.unet import build_network
-from stages.common import load_params
+from ddpm.machine.compilation import forward_flops
+from ddpm.model.pixels import to_float
+from ddpm.model.unet import build_network
+from ddpm.recipe import Recipe, resolve
+from stages import load_params
 from tiny import random_images, randomised, train_config
 
 CPU = torch.device("cpu")
@@ -88,12 +88,12 @@ def test_flops_of_known_layers() -> None:
     assert forward_flops(OneOfEach(), (3, 8, 8)) == expected
 
 
-def tiny_recipe(**train: Any) -> RecipeConfig:
+def tiny_recipe(**train: Any) -> Recipe:
     recipe, _ = resolve(load_params("demo"), "celeba")
     data = recipe.data.model_copy(update={"size": 8})
-    figures = recipe.figures.model_copy(update={"sampler": "ddpm 4"})
-    settings = TrainSettings(**train_config(**train).model_dump())
-    return recipe.model_copy(update={"data": data, "figures": figures, "train": settings})
+    drawing = recipe.figures.drawing.model_copy(update={"sampler": "ddpm 4"})
+    figures = recipe.figures.model_copy(update={"drawing": drawing})
+    return recipe.model_copy(update={"data": data, "figures": figures, "train": train_config(**train)})
 
 
 @contextmanager

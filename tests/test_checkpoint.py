@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,16 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddpm.checkpoint import EARLIER, CheckpointError, load_network, save_weights, write_whole
-from ddpm.config import ModelConfig
-from ddpm.unet import build_network
+from ddpm.base.faults import Fault
+from ddpm.base.files import whole_file
+from ddpm.model.settings import ModelConfig
+from ddpm.model.unet import build_network
+from ddpm.model.weights import EARLIER, EARLIER_CLASSES, load_network, save_weights
 from tiny import SETTINGS, randomised, train_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def metadata(**changes: Any) -> dict[str, Any]:
-    return {"config": train_config(**changes).model_dump(), "step": 7, "kind": "ema", "data": {"images": 3}}
+    return {"config": train_config(**changes).model_dump(), "step": 7, "kind": "ema", "data": {"images": 3}, "classes": []}
 
 
 @pytest.fixture
@@ -72,6 +73,19 @@ def test_checkpoints_from_before_a_setting_was_there_load_as_what_they_are(tmp_p
     assert torch.equal(loaded.head[2].weight, network.head[2].weight.detach().half().float())
 
 
+def test_classes_of_files_from_before_they_were_named(tmp_path: Path) -> None:
+    """They are those of the data set, where the network knows classes; a name in the file comes first."""
+    path = tmp_path / "old.safetensors"
+    for context_dim, data_set, expected in ((5, "sprites", EARLIER_CLASSES["sprites"]), (0, "sprites", []), (10, "celeba", [])):
+        old = metadata(context_dim=context_dim) | {"data": {"dataset": data_set}}
+        del old["classes"]
+        save_weights(path, build_network(train_config(context_dim=context_dim)), old)
+        assert load_network(path)[2]["classes"] == expected
+    named = metadata(context_dim=2) | {"data": {"dataset": "sprites"}, "classes": ["cat", "dog"]}
+    save_weights(path, build_network(train_config(context_dim=2)), named)
+    assert load_network(path)[2]["classes"] == ["cat", "dog"]
+
+
 def test_gray_images_and_batch_norm_s_statistics(tmp_path: Path) -> None:
     config = train_config(norm="batch", activation="relu", context_dim=5)
     network = randomised(build_network(config, in_channels=1))
@@ -89,8 +103,8 @@ def test_gray_images_and_batch_norm_s_statistics(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from ddpm.checkpoint import save_weights
-from ddpm.unet import build_network
+from ddpm.model.weights import save_weights
+from ddpm.model.unet import build_network
 from tiny import train_config
 config = train_config()
 save_weights(Path(sys.argv[1]), build_network(config), {"config": config.model_dump(), "step": 1, "kind": "raw", "data": {}})
@@ -108,52 +122,54 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: no such file; `dvc pull`"):
+    with pytest.raises(Fault, match=r"nothing\.safetensors: no such file; `dvc pull`"):
         load_network(tmp_path / "nothing.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
 def test_truncated_file(weights: Path, keep: int) -> None:
     weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"ema\.safetensors: not a whole safetensors file"):
+    with pytest.raises(Fault, match=r"ema\.safetensors: not a whole safetensors file"):
         load_network(weights)
 
 
 def test_a_pickle_is_no_weights_file(weights: Path) -> None:
     torch.save({"a": torch.zeros(3)}, weights)
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(Fault, match="not a whole safetensors file"):
         load_network(weights)
 
 
 def test_a_foreign_file(weights: Path) -> None:
     save_file({"a": torch.zeros(3)}, weights, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="not written by this project"):
+    with pytest.raises(Fault, match="not written by this project"):
         load_network(weights)
 
 
 @pytest.mark.parametrize("change", [{"channels": [8, 12]}, {"neck_length": 2}, {"attention": [False, False]}])
 def test_weights_of_another_network(weights: Path, change: dict[str, Any]) -> None:
     save_weights(weights, build_network(train_config()), metadata(**change))
-    with pytest.raises(CheckpointError, match=r"ema\.safetensors: the weights do not fit"):
+    with pytest.raises(Fault, match=r"ema\.safetensors: the weights do not fit"):
         load_network(weights)
 
 
 def test_settings_of_another_version(weights: Path) -> None:
     settings = {key: value for key, value in SETTINGS.items() if key != "num_res"} | {"residual_blocks": 1}
     save_weights(weights, build_network(train_config()), {"config": settings})
-    with pytest.raises(CheckpointError, match=r"ema\.safetensors: its settings .*train\.num_res: missing"):
+    with pytest.raises(Fault, match=r"ema\.safetensors: its settings .*train\.num_res: missing"):
         load_network(weights)
 
 
-def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+def test_an_old_file_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps([1])), 3)
+    with whole_file(path) as temporary:
+        temporary.write_text("[1]")
 
-    def fail(temporary: Path) -> None:
-        temporary.write_text("[2")
-        raise OSError("disk full")
+    def fail() -> None:
+        with whole_file(path, 1_500_000) as temporary:
+            temporary.write_text("[2")
+            raise OSError("disk full")
 
-    with pytest.raises(CheckpointError, match=r"a\.json: disk full \(1\.5 MB to write, .* free there\)"):
-        write_whole(path, fail, 1_500_000)
+    with pytest.raises(Fault, match=r"a\.json: disk full \(1\.5 MB to write, .* free there\)"):
+        fail()
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "[1]"

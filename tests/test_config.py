@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from dvc.utils.serialize import parse_yaml
 
-from ddpm import sprites
-from ddpm.config import CLASSES, ConfigError, RuntimeConfig, class_names, resolve, validate
-from ddpm.synthetic import KINDS
-from stages.common import SCALES, load_params, load_yaml
+from ddpm.base.faults import Fault
+from ddpm.base.settings import validate
+from ddpm.recipe import check, resolve
+from ddpm.training.settings import TrainConfig, in_steps
+from stages import SCALES, RuntimeConfig, load_params, load_yaml
 from tiny import train_config
 
 DELETE = object()
@@ -26,16 +27,16 @@ def params(changes: dict[str, Any]) -> dict[str, Any]:
         *parents, key = path.split(".")
         section: Any = changed
         for parent in parents:
-            section = section[int(parent) if isinstance(section, list) else parent]
+            section = section.setdefault(parent, {})
         if value is DELETE:
-            del section[key]
+            section.pop(key, None)
         else:
             section[key] = value
     return changed
 
 
 def message(changes: dict[str, Any], recipe: str) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(Fault) as caught:
         resolve(params(changes), recipe)
     return str(caught.value)
 
@@ -79,38 +80,37 @@ BAD_FOR_CIFAR10 = [
     ("train.checkpoints", [4, 2], "ascending"),
     ("train.checkpoints", [2, 2], "ascending"),
     ("train.precision", "fp16", "auto, fp32 or bf16"),
-    ("figures.sampler", "euler 10", "methods: ddpm, ddim, dpm_solver_pp, unipc, heun"),
-    ("figures.sampler", "ddim", "as in `ddim 100`"),
-    ("figures.sampler", "ddim 0", "as in `ddim 100`"),
-    ("figures.sampler", "ddpm 1001", "at most train.num_timesteps = 1000"),
-    ("figures.solver_steps", [5, 1001], "at most train.num_timesteps = 1000"),
-    ("figures.sampler", "ddim 20 cubic", "spacings: uniform, quadratic, logsnr"),
-    ("figures.guidance", -1.0, "0 or more"),
-    ("figures.path_images", 6, "a multiple of 4"),
-    ("figures.ddim_eta", 1.5, "[0, 1]"),
-    ("figures.grid_images", 50, "a square number"),
+    ("figures.drawing.sampler", "euler 10", "methods: ddpm, ddim, dpm_solver_pp, unipc, heun"),
+    ("figures.drawing.sampler", "ddim", "as in `ddim 100`"),
+    ("figures.drawing.sampler", "ddim 0", "as in `ddim 100`"),
+    ("figures.drawing.sampler", "ddpm 1001", "at most train.num_timesteps = 1000"),
+    ("figures.solvers.steps", [5, 1001], "at most train.num_timesteps = 1000"),
+    ("figures.drawing.sampler", "ddim 20 cubic", "spacings: uniform, quadratic, logsnr"),
+    ("figures.drawing.guidance", -1.0, "0 or more"),
+    ("figures.path.images", 6, "a multiple of 4"),
+    ("figures.drawing.eta", 1.5, "[0, 1]"),
+    ("figures.grid.images", 50, "a square number"),
     ("recipes.cifar10.data.size", 64, "accepted for cifar10"),
     ("recipes.cifar10.data.crop", [0, 0, 8, 8], "accepted for cifar10"),
     ("recipes.cifar10.data.dataset", "mnist", "one of cifar10, celeba, fashion_mnist, sprites"),
     ("recipes.cifar10.data.source", "", "official, synthetic, or"),
-    ("sources.cifar10.0.size", "big", "size in bytes"),
-    ("sources.cifar10.0.md5", "abc", "32 hex digits"),
-    ("sources.cifar10", [], "accepted for cifar10: a list of 1"),
-    ("sources.cifar10", {}, "a list with an entry for each file"),
+    ("figures.drawing.sampler", "wrong 10", "methods: ddpm, ddim"),
+    ("figures.drawing.sampler", 5, "methods: ddpm, ddim"),
+    ("figures.drawing", 5, "accepted"),
+    ("figures.drawing.solver_spacing", "cubic", "uniform, quadratic or logsnr"),
     ("recipes.cifar10.train", 5, "a section of settings"),
     ("recipes.cifar10.figures", ["a"], "a section of settings"),
-    ("recipes.cifar10", None, "a section of settings"),
+    ("recipes.cifar10", 3, "a section of settings"),
     ("train", None, "a section of settings"),
-    ("sources", "x", "a section of settings"),
 ]
 # Overridden by the recipe: its key is to blame.
 BAD_FOR_CELEBA = [
     ("recipes.celeba.train.lr", 5, "a number in (0, 1]"),
     ("recipes.celeba.train.lr", "2e-4", "a number in (0, 1]"),
-    ("recipes.celeba.train.channels", [64, 128], "lists of equal length"),
+    ("recipes.celeba.train.channels", [64, 128], "accepted: 1 to 2, the levels of"),
     ("recipes.celeba.train.channels", [64, 128, 6, 8, 8], "multiples of 4"),
     ("recipes.celeba.train.warmup_steps", 229000, "less than recipes.celeba.train.steps = 229000"),
-    ("recipes.celeba.figures.sampler", "ddim 2000", "at most train.num_timesteps = 1000"),
+    ("recipes.celeba.figures.drawing.sampler", "ddim 2000", "at most train.num_timesteps = 1000"),
     ("recipes.celeba.train.context_dim", 10, "accepted: 0, unconditional"),
     ("recipes.celeba.data.size", 8, "accepted: more than 8"),
     ("recipes.celeba.data.size", 0, "side of the square"),
@@ -119,7 +119,6 @@ BAD_FOR_CELEBA = [
     ("recipes.celeba.data.crop", [25, 57, 0, 0], "does not lie inside"),
     ("recipes.celeba.data.crop", [25, 57, 128, 100], "width equal to height"),
     ("recipes.celeba.data.crop", [25, 57, 128], "[left, top, width, height]"),
-    ("recipes.celeba.data.crop", None, "[25, 57, 128, 128]"),
 ]
 
 
@@ -139,25 +138,22 @@ def test_bad_values_inside_lists_are_named() -> None:
     assert "train.channels.1 = 'x'" in message({"train.channels": [64, "x", 64, 64]}, "cifar10")
     assert "recipes.celeba.train.channels.2 = 0" in message({"recipes.celeba.train.channels": [4, 4, 0, 4, 4]}, "celeba")
     assert "recipes.celeba.data.crop.0 = -1" in message({"recipes.celeba.data.crop": [-1, 0, 9, 9]}, "celeba")
-    assert "figures.compared = 'ddim 1001'" in message({"figures.compared": ["ddim 20", "ddim 1001"]}, "cifar10")
-    assert "figures.compared.1 = 'ddim x'" in message({"figures.compared": ["ddim 20", "ddim x"]}, "cifar10")
+    compared = "figures.samplers.compared"
+    assert f"{compared} = 'ddim 1001'" in message({compared: ["ddim 20", "ddim 1001"]}, "cifar10")
+    assert f"{compared}.1 = 'ddim x'" in message({compared: ["ddim 20", "ddim x"]}, "cifar10")
     assert "train.checkpoints.1 = '2 years'" in message({"train.checkpoints": ["1 epoch", "2 years"]}, "cifar10")
-    for urls in ([], ["ftp://a"]):
-        assert "urls" in message({"sources.cifar10.0.urls": urls}, "cifar10")
-    assert "sources.cifar10.0 = 'x'" in message({"sources.cifar10": ["x"]}, "cifar10")
 
 
 @pytest.mark.parametrize(
     ("key", "accepted"),
     [
         ("train.lrr", "unknown key"),
-        ("figures.steps", "unknown key"),
-        ("recipes.cifar10.train.lrr", "unknown key; accepted: seed, channels"),
+        ("figures.steps", "unknown key; accepted: drawing, progression"),
+        ("figures.grid.image", "unknown key; accepted: images"),
+        ("recipes.cifar10.train.lrr", "unknown key; accepted: lr"),
         ("recipes.cifar10.data.crops", "unknown key"),
         ("recipes.cifar10.data.file", "unknown key"),
-        ("recipes.cifar10.data.files", "stand under sources"),
         ("recipes.cifar10.training", "unknown key; accepted: data, train, figures"),
-        ("sources.cifar10.0.url", "unknown key"),
     ],
 )
 def test_typos_are_named(key: str, accepted: str) -> None:
@@ -166,64 +162,71 @@ def test_typos_are_named(key: str, accepted: str) -> None:
     assert accepted in line
 
 
-@pytest.mark.parametrize("key", ["train.flip", "figures.sampler", "recipes.cifar10.data.size", "sources.cifar10.0.sha256"])
+@pytest.mark.parametrize("key", ["train.flip", "figures.drawing.sampler", "figures.grid", "recipes.cifar10.data.source"])
 def test_missing_keys_are_named(key: str) -> None:
-    changes = {key: DELETE}
-    if key.split(".")[0] in ("train", "figures"):
-        changes[f"recipes.cifar10.{key}"] = DELETE
-    assert f"{key}: missing; accepted: " in message(changes, "cifar10")
+    assert f"{key}: missing; accepted: " in message({key: DELETE}, "cifar10")
 
 
 def test_unknown_recipe_and_several_faults_at_once() -> None:
     assert "recipes.mnist" in message({}, "mnist")
     assert "this level has: cifar10, celeba" in message({}, "mnist")
-    lines = message({"train.lr": 7, "train.seed": -1, "figures.sampler": "x"}, "cifar10").splitlines()
-    assert [line.partition(" = ")[0] for line in lines] == ["train.seed", "train.lr", "figures.sampler"]
+    lines = message({"train.lr": 7, "train.seed": -1, "figures.drawing.sampler": "x"}, "cifar10").splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == ["train.seed", "train.lr", "figures.drawing.sampler"]
 
 
-def test_overrides_win_over_defaults_and_null_inherits() -> None:
+def test_a_recipe_s_settings_win_over_the_defaults_key_by_key() -> None:
     changes = {"recipes.celeba.train.lr": 0.5, "train.lr": 0.25, "train.flip": True, "recipes.celeba.train.flip": False}
-    config, overridden = resolve(params(changes), "celeba")
-    assert (config.train.lr, config.train.flip) == (0.5, False), "false overrides, only null inherits"
-    assert {"recipes.celeba.train.lr", "recipes.celeba.train.flip"} <= set(overridden)
-    assert "recipes.celeba.train.seed" not in overridden
-    other, _ = resolve(params(changes), "cifar10")
-    assert (other.train.lr, other.train.flip) == (0.25, True)
-    assert [file.name for file in other.data.files] == ["cifar-10-binary.tar.gz"]
+    changes |= {"recipes.celeba.figures.grid.seed": 9}
+    recipe, settings = resolve(params(changes), "celeba")
+    assert (recipe.train.lr, recipe.train.flip) == (0.5, False)
+    assert (recipe.figures.grid.seed, recipe.figures.grid.images) == (9, BASE["figures"]["grid"]["images"])
+    assert settings["figures"] == recipe.figures.model_dump()
+    other = resolve(params(changes), "cifar10")[0]
+    assert (other.train.lr, other.train.flip, other.figures.grid.seed) == (0.25, True, 0)
+
+
+def test_null_is_a_value_like_others() -> None:
+    assert "recipes.celeba.train.lr = None" in message({"recipes.celeba.train.lr": None}, "celeba")
+
+
+def test_a_new_recipe_takes_data_and_what_differs() -> None:
+    """As in dvc exp run -S '+recipes.mine={data: {dataset: sprites, source: synthetic}, train: {context_dim: 5}}'."""
+    mine = {"data": {"dataset": "sprites", "source": "synthetic"}, "train": {"context_dim": 5}}
+    recipe, settings = resolve(params({"recipes.mine": mine}), "mine")
+    assert (recipe.data.size, recipe.data.channels, recipe.train.context_dim) == (16, 3, 5)
+    assert settings["data"]["classes"] == ["hero", "monster", "food", "spell", "side"]
+    assert message({"recipes.mine": {"train": {}}}, "mine").startswith("recipes.mine.data = None")
+
+
+def test_every_recipe_that_runs_is_checked() -> None:
+    """So that a fault of one stops before another trains; what is wrong in the defaults is said once."""
+    assert list(check(BASE)) == BASE["recipe_names"]
+    with pytest.raises(Fault, match=r"^recipes\.celeba\.train\.lr = 5; accepted: [^\n]*$"):
+        check(params({"recipes.celeba.train.lr": 5}))
+    with pytest.raises(Fault, match=r"^train\.lr = 5; accepted: [^\n]*$"):
+        check(params({"train.lr": 5, "recipe_names": ["cifar10", "celeba"], "conditional": []}))
+    for names in ([], ["mnist"], "cifar10", ["cifar10", "cifar10"]):
+        with pytest.raises(Fault, match=r"^recipe_names = .*accepted: a list of different names out of cifar10, "):
+            check(params({"recipe_names": names}))
+    with pytest.raises(Fault, match=r"^conditional = \['celeba'\]; accepted: a list out of cifar10_classes, sprites"):
+        check(params({"conditional": ["celeba"]}))
+    check(params({"recipes.celeba.train.lr": 5, "recipe_names": ["cifar10"], "conditional": []}))
 
 
 @pytest.mark.parametrize(("dataset", "size", "channels"), [("cifar10", 32, 3), ("fashion_mnist", 28, 1), ("sprites", 16, 3)])
 def test_data_sets_that_are_used_as_they_are(dataset: str, size: int, channels: int) -> None:
     recipe = "recipes.cifar10.data."
-    good = {f"{recipe}dataset": dataset, f"{recipe}source": "synthetic"}
-    good |= {"train.channels": [8, 16], "train.attention": [False, True]}
-    data = resolve(params(good | {f"{recipe}size": size}), "cifar10")[0].data
-    assert data.channels == channels
-    assert [file.name for file in data.files] == [file["name"] for file in BASE["sources"][dataset]]
-    for wrong in ({f"{recipe}size": size + 4}, {f"{recipe}crop": [0, 0, 8, 8]}):
-        assert f"accepted for {dataset}: {size} and null" in message(good | {f"{recipe}size": size} | wrong, "cifar10")
-    files = BASE["sources"][dataset] + BASE["sources"]["celeba"]
-    assert f"sources.{dataset} = [" in message(good | {f"{recipe}size": size, f"sources.{dataset}": files}, "cifar10")
+    good = {f"{recipe}dataset": dataset, f"{recipe}source": "synthetic", "train.channels": [8, 16], "train.attention": [2]}
+    data = resolve(params(good), "cifar10")[0].data
+    assert (data.size, data.channels, data.crop) == (size, channels, None)
+    assert f"{recipe}size = 40; accepted for {dataset}: {size}" in message(good | {f"{recipe}size": 40}, "cifar10")
+    assert f"{recipe}crop = [0, 0, 8, 8]; accepted" in message(good | {f"{recipe}crop": [0, 0, 8, 8]}, "cifar10")
 
 
 def test_no_publisher_offers_sprites() -> None:
     recipe = "recipes.cifar10.data."
-    changes = {f"{recipe}dataset": "sprites", f"{recipe}size": 16, f"{recipe}source": "official"}
+    changes = {f"{recipe}dataset": "sprites", f"{recipe}source": "official"}
     assert f"{recipe}source = 'official'; accepted for sprites" in message(changes, "cifar10")
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_every_data_set_has_classes_and_sources(scale: str) -> None:
-    assert list(CLASSES) == list(load_params(scale)["sources"])
-    assert {name: len(classes) for name, classes in CLASSES.items()} == {
-        "cifar10": 10, "celeba": 0, "fashion_mnist": 10, "sprites": 5,
-    }  # fmt: skip
-
-
-def test_drawn_pictures_have_the_names_of_what_they_show() -> None:
-    assert class_names("cifar10", "synthetic") == tuple(KINDS)
-    assert class_names("cifar10", "local") == class_names("cifar10", "official") == CLASSES["cifar10"]
-    assert class_names("sprites", "synthetic") == CLASSES["sprites"] == sprites.KINDS
 
 
 def test_resolving_changes_nothing_in_its_input() -> None:
@@ -237,7 +240,7 @@ def test_resolving_changes_nothing_in_its_input() -> None:
 def test_the_committed_settings_are_valid(scale: str) -> None:
     values = load_params(scale)
     for recipe in values["recipes"]:
-        train = resolve(values, recipe)[0].train.in_steps(50_000)
+        train = resolve(values, recipe)[0].train
         assert train.kept_steps[-1] == train.steps
 
 
@@ -250,15 +253,15 @@ def test_attention_by_level_is_attention_spelled_out() -> None:
 
 def test_epochs_become_steps_when_the_images_are_counted() -> None:
     changes = {"train.steps": "2 epochs", "train.checkpoints": [7, "1 epoch"], "train.warmup_steps": 5, "train.batch_size": 30}
-    settings = resolve(params(changes), "cifar10")[0].train
-    assert settings.steps == "2 epochs", "kept as it was written: how many images there are is not known yet"
-    config = settings.in_steps(301)
+    recipe, settings = resolve(params(changes), "cifar10")
+    assert settings["train"]["steps"] == "2 epochs", "kept as it was written: how many images there are is not known yet"
+    assert recipe.train.steps == 3334, "of the 50,000 that there are officially"
+    config = validate(TrainConfig, in_steps(settings["train"], 301), "train")
     assert (config.steps, config.checkpoints) == (21, [7, 11]), "301 images twice are 602 of the 630 of 21 steps"
-    with pytest.raises(ConfigError, match=r"train.warmup_steps = 5 leaves no step .* less than train.steps = 4"):
-        resolve(params(changes | {"train.checkpoints": []}), "cifar10")[0].train.in_steps(60)
-    early = resolve(params(changes | {"train.warmup_steps": 0}), "cifar10")[0].train
-    with pytest.raises(ConfigError, match=r"train.checkpoints = \[7, 1\]; accepted: ascending"):
-        early.in_steps(30)
+    with pytest.raises(Fault, match=r"train.warmup_steps = 5; accepted: less than train.steps = 4"):
+        validate(TrainConfig, in_steps(settings["train"] | {"checkpoints": []}, 60), "train")
+    with pytest.raises(Fault, match=r"train.checkpoints = \[7, 1\]; accepted: ascending"):
+        validate(TrainConfig, in_steps(settings["train"] | {"warmup_steps": 0}, 30), "train")
 
 
 def test_batch_norm_needs_the_whole_batch() -> None:
@@ -283,7 +286,7 @@ def test_kept_steps_end_with_the_last_step() -> None:
 )
 def test_runtime_settings_are_checked(key: str, value: Any) -> None:
     values = BASE["runtime"] | {key: value}
-    with pytest.raises(ConfigError, match=rf"^runtime\.{key}\b"):
+    with pytest.raises(Fault, match=rf"^runtime\.{key}\b"):
         validate(RuntimeConfig, values, "runtime")
     assert validate(RuntimeConfig, BASE["runtime"], "runtime").workers == BASE["runtime"]["workers"]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.data import batch_indices, load_images, step_generator, to_float
+from ddpm.model.pixels import to_float
+from ddpm.training.batches import batch_indices, load_images, step_generator
 
 CPU = torch.device("cpu")
 

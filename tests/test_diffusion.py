@@ -8,18 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import (
-    MIN_SNR_GAMMA,
-    Denoiser,
-    eps_to_x0,
-    loss_weight,
-    q_sample,
-    training_loss,
-    v_target,
-    v_to_x0,
-    x0_to_eps,
-)
-from ddpm.schedule import cosine_schedule
+from ddpm.model.diffusion import eps_to_x0, q_sample, v_target, v_to_x0, x0_to_eps
+from ddpm.model.schedule import cosine_schedule
+from ddpm.sampling.denoiser import Denoiser
+from ddpm.training.loss import MIN_SNR_GAMMA, loss_weight, training_loss
 
 T = 1000
 SCHEDULE = cosine_schedule(T)

@@ -1,7 +1,9 @@
-"""What the figure stages and the `sample` command share: samplers by name, and who is drawn for which class."""
+"""A model loaded from a file draws: the same image at any batch size, the class that is asked for, without DVC or stages."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +11,48 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.checkpoint import save_weights
-from ddpm.config import METHODS, resolve
-from ddpm.samplers import NoiseStreams
-from ddpm.schedule import linear_schedule
-from ddpm.unet import build_network
-from stages.common import load_params
-from stages.drawing import LABELS, Checkpoint, Sampler, chosen_sampler, compared_samplers
+from ddpm.base.faults import Fault
+from ddpm.model.pixels import to_uint8
+from ddpm.model.schedule import linear_schedule
+from ddpm.model.unet import build_network
+from ddpm.model.weights import save_weights
+from ddpm.sampling import Model, load
+from ddpm.sampling.samplers import METHODS, NoiseStreams
+from ddpm.sampling.settings import Sampler, sampler_of
 from tiny import randomised, train_config
 
-CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ["hero", "monster", "food", "spell", "side"]
+FACTS = {"size": 8, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = train_config(context_dim=5, num_timesteps=20, prediction="v", schedule="linear", beta_max=0.5)
+    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": FACTS, "classes": KINDS}
+    path = tmp_path_factory.mktemp("weights") / "ema.safetensors"
+    save_weights(path, randomised(build_network(config)), metadata)
+    return path
 
 
 @pytest.fixture
-def conditional(tmp_path: Path) -> Checkpoint:
-    config = train_config(context_dim=5, num_timesteps=20, prediction="v", schedule="linear", beta_max=0.5)
-    facts = {"size": 8, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
-    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts}
+def model(weights: Path) -> Model:
+    return load(weights, "cpu")
+
+
+@pytest.fixture
+def unconditional(tmp_path: Path) -> Model:
+    config = train_config(num_timesteps=20)
+    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": FACTS, "classes": []}
     save_weights(tmp_path / "ema.safetensors", randomised(build_network(config)), metadata)
-    return Checkpoint(tmp_path / "ema.safetensors", CPU)
+    return load(tmp_path / "ema.safetensors", "cpu")
+
+
+# --- Samplers by name ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic", "logsnr"])
-@pytest.mark.parametrize("method", LABELS)
+@pytest.mark.parametrize("method", METHODS)
 def test_steps_are_network_calls(method: str, spacing: str) -> None:
     """Heun takes two a step, but for the last and those that are too long for its correction: never more than asked."""
     schedule = linear_schedule(1000)
@@ -43,11 +64,11 @@ def test_steps_are_network_calls(method: str, spacing: str) -> None:
             return 0.5 * x_t
 
         noise = NoiseStreams(0, range(2), (3, 4, 4))
-        sampler = Sampler(method, steps, spacing=spacing)
+        sampler = sampler_of(f"{method} {steps} {spacing}")
         states = list(sampler.run(denoiser, schedule, noise.draw(), noise))
         assert states[-1].t == 0
         assert calls[0] == 1000
-        if method != "heun":
+        if METHODS[method].calls == 1:
             assert len(calls) == steps
         else:
             assert len(calls) <= steps
@@ -55,28 +76,116 @@ def test_steps_are_network_calls(method: str, spacing: str) -> None:
                 assert len(calls) == steps
 
 
-def test_every_method_of_the_settings_has_a_name_in_figures() -> None:
-    assert set(LABELS) == {*METHODS, "wrong"}
+def test_a_sampler_s_name_says_all_but_its_options() -> None:
+    assert sampler_of("heun 9 logsnr") == Sampler("heun", 9, "logsnr")
+    assert sampler_of("heun 9 logsnr").label == "Heun 9, logsnr"
+    assert sampler_of("ddim 3 quadratic", eta=0.5) == Sampler("ddim", 3, "quadratic", eta=0.5)
+    assert sampler_of("unipc 3", eta=0.5, solver_spacing="quadratic") == Sampler("unipc", 3, "quadratic"), "eta is ddim's"
+    assert sampler_of("ddim 3", solver_spacing="quadratic").spacing == "uniform", "of solvers of higher order only"
+    assert sampler_of("unipc 3 uniform", solver_spacing="quadratic").spacing == "uniform", "what is said wins"
+    assert [sampler_of(f"ddpm {steps}").variance for steps in (300, 301)] == ["small", "large"]
+    assert sampler_of("ddpm 7", variance="large").variance == "large"
+    for wrong in ("ddim", "ddim 0", "ddim 5 cubic", "euler 5", "", "ddim 5 uniform 7", "ddim  5"):
+        with pytest.raises(Fault, match=r"^sampler = .*; accepted: a method, its network calls"):
+            sampler_of(wrong)
 
 
-def test_samplers_of_a_recipe() -> None:
-    figures = resolve(load_params("demo"), "cifar10")[0].figures
-    chosen = {"sampler": "heun 9 logsnr", "compared": ["ddpm 7", "ddim 3 quadratic"], "ddim_eta": 0.5}
-    figures = figures.model_copy(update=chosen)
-    assert chosen_sampler(figures).label == "Heun 9, logsnr"
-    first, second = compared_samplers(figures)
-    assert (first.method, first.num_steps, first.variance, first.spacing) == ("ddpm", 7, "small", "uniform")
-    assert (second.label, second.eta) == ("DDIM 3, quadratic", 0.5)
+def test_who_follows_the_ode() -> None:
+    follows = {name for name in METHODS if Sampler(name, 5).follows_ode}
+    assert follows == {"ddim", "dpm_solver_pp", "unipc", "heun"}
+    assert not Sampler("ddim", 5, eta=0.1).follows_ode
 
 
-def test_every_image_keeps_its_class_in_batches_of_any_size(conditional: Checkpoint) -> None:
-    sampler, condition = Sampler("ddim", 3), conditional.in_turn(7, 2.0)
-    whole = conditional.draw(sampler, 0, 7, 7, condition).astype(int)
+def test_options_reach_the_samplers(model: Model) -> None:
+    """Each option changes the images of the method that has it, and of no other."""
+    plain = {name: model.sample(2, sampler_of(f"{name} 5")) for name in METHODS}
+    for name, method in METHODS.items():
+        for option, changed in (("eta", {"eta": 1.0}), ("variance", {"variance": "large"})):
+            images = model.sample(2, sampler_of(f"{name} 5", **changed))
+            assert np.array_equal(images, plain[name]) == (option not in method.options), (name, option)
+
+
+# --- Images --------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_the_last_state(model: Model) -> None:
+    images = model.sample(3, "unipc 5", seed=4, classes=["food"])
+    assert (images.shape, images.dtype) == ((3, 8, 8, 3), np.uint8)
+    states = list(model.states(3, "unipc 5", seed=4, classes=["food"]))
+    assert [state.t for state in states] == [16, 12, 8, 4, 0]
+    assert np.array_equal(images, to_uint8(states[-1].x_t))
+    noise = model.noise(4, range(3))
+    own = model.sampler("unipc 5").run(model.denoiser(model.context(3, ["food"])), model.schedule, noise.draw(), noise)
+    assert torch.equal(list(own)[-1].x_t, states[-1].x_t), "the denoiser is the one that the states are drawn with"
+
+
+def test_an_image_keeps_its_noise_and_class_in_batches_of_any_size(model: Model) -> None:
+    whole = model.sample(7, "ddim 3").astype(int)
     for batch_size in (1, 2, 3):
-        assert np.abs(conditional.draw(sampler, 0, 7, batch_size, condition) - whole).max() <= 1
-    turned = conditional.condition([1, 2, 3, 4, 0, 1, 2], 2.0)
-    others = conditional.draw(sampler, 0, 7, 7, turned)
-    assert all(np.abs(a - b).max() > 3 for a, b in zip(others, whole, strict=True)), "each has another class now"
-    assert conditional.classes == ("hero", "monster", "food", "spell", "side")
-    assert condition.passes == 2
-    assert conditional.in_turn(2, 1.0).passes == conditional.in_turn(2, 0.0).passes == 1
+        assert np.abs(model.sample(7, "ddim 3", batch_size=batch_size) - whole).max() <= 1
+    assert np.abs(model.sample(4, "ddim 3") - whole[:4]).max() <= 1
+    part = list(model.states(range(2, 5), "ddim 3"))[-1].x_t
+    assert np.abs(to_uint8(part).astype(int) - whole[2:5]).max() <= 1
+    turned = model.sample(7, "ddim 3", classes=[1, 2, 3, 4, 0])
+    assert all(np.abs(a - b).max() > 3 for a, b in zip(turned, whole, strict=True)), "each has another class now"
+
+
+def test_classes_are_names_numbers_or_contexts(model: Model) -> None:
+    assert model.classes == tuple(KINDS)
+    by_name = model.sample(3, "ddim 3", classes=["spell", "hero"])
+    assert np.array_equal(by_name, model.sample(3, "ddim 3", classes=[3, 0]))
+    context = torch.eye(5)[[3, 0, 3]]
+    assert np.array_equal(by_name, model.sample(3, "ddim 3", classes=context))
+    assert torch.equal(model.context(7), torch.eye(5)[[0, 1, 2, 3, 4, 0, 1]]), "all in turn"
+    half = model.sample(3, "ddim 3", classes=torch.tensor([[0.5, 0, 0, 0.5, 0]]))
+    assert not np.array_equal(half, by_name), "fractions, and the last one for all that follow"
+    for wrong in (["dragon"], [5], ["-1"]):
+        with pytest.raises(Fault, match=r"^class .*; accepted: hero, monster, food, spell, side, or 0 to 4"):
+            model.sample(1, "ddim 3", classes=wrong)
+    with pytest.raises(Fault, match=r"accepted: a row an image of 5 numbers"):
+        model.sample(1, "ddim 3", classes=torch.zeros(1, 4))
+
+
+def test_guidance_is_asked_of_the_denoiser(model: Model) -> None:
+    none, one, two = (model.sample(2, "ddim 3", guidance=scale).astype(int) for scale in (0.0, 1.0, 2.0))
+    assert np.abs(none - one).max() > 0
+    assert np.abs(two - one).max() > 0
+    assert np.array_equal(none, model.sample(2, "ddim 3", classes=[4], guidance=0.0)), "0 asks for no class"
+
+
+def test_a_model_without_classes_takes_none(unconditional: Model) -> None:
+    assert unconditional.context(3) is None
+    assert unconditional.sample(2, "ddim 3").shape == (2, 8, 8, 3)
+    with pytest.raises(Fault, match="this model is unconditional"):
+        unconditional.sample(2, "ddim 3", classes=["hero"])
+
+
+def test_more_calls_than_steps_of_the_process_are_refused(model: Model) -> None:
+    with pytest.raises(Fault, match=r"^sampler = 'DDIM 21'; accepted: at most 20 network calls"):
+        model.sample(1, "ddim 21")
+
+
+def test_a_file_or_device_that_is_not_there_is_named(weights: Path) -> None:
+    with pytest.raises(Fault, match=r"nowhere.safetensors: no such file"):
+        load("nowhere.safetensors")
+    with pytest.raises(Fault, match=r"^device = 'tpu'; accepted: auto, cpu, cuda or cuda:N"):
+        load(weights, "tpu")
+
+
+SCRIPT = """
+import sys
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("dvc", "stages", "tools", "yaml", "matplotlib"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refusing())
+from ddpm.sampling import load
+model = load(sys.argv[1], "cpu")
+images = model.sample(4, "unipc 5", seed=0, classes=["hero", "spell"])
+assert images.shape == (4, 8, 8, 3) and images.dtype == "uint8" and images.std() > 0
+"""
+
+
+def test_the_library_draws_without_dvc_and_without_the_stages(weights: Path, tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    subprocess.run([str(Path(sys.executable).absolute()), "-c", SCRIPT, weights], cwd=tmp_path, env=env, check=True)

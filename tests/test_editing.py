@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ddpm.editing import edit_start, encode, inpainting, noised, slerp
-from ddpm.samplers import SampleState, ddim, ddpm, ddpm_without_noise, dpm_solver_pp, heun, unipc
-from ddpm.schedule import NoiseSchedule, cosine_schedule, noise_schedule, timestep_grid
+from ddpm.model.schedule import NoiseSchedule, cosine_schedule, noise_schedule
+from ddpm.sampling.grid import timestep_grid
+from ddpm.sampling.samplers import SampleState, ddim, ddpm, ddpm_without_noise, dpm_solver_pp, heun, unipc
 
 T = 1000
 SCHEDULE = cosine_schedule(T)

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
-from stages.results import block, rewritten
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from ddpm.model.unet import build_network
+from ddpm.model.weights import save_weights
+from ddpm.recipe import check
+from stages import load_params, load_yaml
+from tiny import randomised, train_config
+from tools.results import block, rewritten
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_results_tables_are_those_of_metrics() -> None:
-    assert rewritten(README) == README, "stale: run `python -m stages.results`"
+    assert rewritten(README) == README, "stale: run `python -m tools.results`"
 
 
 def test_tables_change_with_metrics(monkeypatch, tmp_path) -> None:
     """The comparison above can fail: other metrics give another block."""
-    monkeypatch.setattr("stages.results.ROOT", tmp_path)
+    monkeypatch.setattr("tools.results.ROOT", tmp_path)
     assert block() not in README
 
 
@@ -29,7 +42,47 @@ def test_links_lead_to_files() -> None:
 
 def test_tree_names_every_module() -> None:
     tree = README.split("## The tree")[1].split("## Sources")[0]
-    modules = {path.name for path in (ROOT / "src/ddpm").glob("*.py")} - {"__init__.py"}
-    assert {name for name in modules if name not in tree} == set()
-    stages = {path.name for path in (ROOT / "stages").glob("*.py")}
-    assert set(re.findall(r"\b\w+\.py\b", tree)) <= modules | stages
+    modules = {path for path in (ROOT / "src/ddpm").rglob("*.py") if path.name != "__init__.py"}
+    assert {path.name for path in modules if path.name not in tree} == set()
+    rooms = {path.parent.name for path in modules} - {"ddpm"}
+    assert {room for room in rooms if f"{room}/" not in tree} == set()
+    others = {path.name for folder in ("stages", "tools") for path in (ROOT / folder).glob("*.py")}
+    assert set(re.findall(r"\b\w+\.py\b", tree)) <= {path.name for path in modules} | others | {"test_rooms.py"}
+
+
+def experiments() -> list[list[str]]:
+    """What the README's experiments at demo scale set, command by command."""
+    joined = README.replace("\\\n", " ")
+    lines = [line for line in joined.splitlines() if line.startswith("dvc exp run ")]
+    words = [shlex.split(line.partition(" && ")[0], comments=True) for line in lines]
+    return [[word for option, word in pairwise(command) if option == "-S"] for command in words]
+
+
+@pytest.mark.parametrize("overrides", experiments(), ids=" ".join)
+def test_the_experiments_have_good_settings(overrides: list[str], tmp_path: Path) -> None:
+    assert overrides
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    apply_overrides(path, [re.sub(r"=[^\[{,]+,", "=", value) for value in overrides])  # of a sweep the last
+    changed = load_yaml(path.read_text())
+    assert changed != load_params("demo")
+    assert set(changed) == set(load_params("demo"))
+    check(changed)
+
+
+def test_the_code_of_the_docs_runs(tmp_path: Path) -> None:
+    """Every Python block of the library's page, in order, with a checkpoint of this test's own; without DVC and stages."""
+    page = (ROOT / "docs/library.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 4
+    config = train_config(context_dim=10, num_timesteps=100, prediction="v")
+    facts = {"size": 8, "count": 3, "origin": "test", "dataset": "cifar10", "source": "official"}
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": names}
+    save_weights(tmp_path / "ema.safetensors", randomised(build_network(config)), metadata)
+    script = "\n".join(blocks).replace("models/small/cifar10_classes/ema.safetensors", "ema.safetensors")
+    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).absolute()), "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.suffix for path in tmp_path.iterdir()} >= {".png", ".gif"}

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.data import step_generator
-from ddpm.diffusion import Denoiser
-from ddpm.samplers import NoiseStreams, SampleState, ddim, ddpm, ddpm_without_noise
-from ddpm.schedule import cosine_schedule, timestep_grid
-from ddpm.seeds import derive_seed
-from ddpm.unet import build_network
+from ddpm.base.seeds import derive_seed
+from ddpm.model.schedule import cosine_schedule
+from ddpm.model.unet import build_network
+from ddpm.sampling.denoiser import Denoiser
+from ddpm.sampling.grid import timestep_grid
+from ddpm.sampling.samplers import NoiseStreams, SampleState, ddim, ddpm, ddpm_without_noise
+from ddpm.training.batches import step_generator
 from tiny import randomised, train_config
 
 T = 1000

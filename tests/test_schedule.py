@@ -8,17 +8,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ddpm.schedule import (
+from ddpm.model.schedule import (
     NoiseSchedule,
     ScheduleKind,
-    Spacing,
     cosine_schedule,
     linear_schedule,
     noise_schedule,
     rescale_zero_terminal_snr,
     sigmoid_schedule,
-    timestep_grid,
 )
+from ddpm.sampling.grid import Spacing, timestep_grid
 
 KINDS: list[ScheduleKind] = ["cosine", "linear", "sigmoid"]
 SPACINGS: list[Spacing] = ["uniform", "quadratic", "logsnr"]

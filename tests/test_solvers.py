@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.samplers import (
+from ddpm.model.schedule import NoiseSchedule, cosine_schedule, linear_schedule, noise_schedule
+from ddpm.sampling.grid import timestep_grid
+from ddpm.sampling.samplers import (
     Denoise,
     NoiseStreams,
     SampleState,
@@ -24,7 +26,6 @@ from ddpm.samplers import (
     heun,
     unipc,
 )
-from ddpm.schedule import NoiseSchedule, cosine_schedule, linear_schedule, noise_schedule, timestep_grid
 
 Sampler = Callable[..., Iterable[SampleState]]
 

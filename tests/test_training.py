@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from statistics import mean
 
 import pytest
 import torch
 from torch import Tensor
 
-from ddpm import training
-from ddpm.data import to_float
-from ddpm.diffusion import training_loss
-from ddpm.training import GRAD_NORM, LOSS, NonFiniteGradient, draw_batch, loss_sums, lr_at, new_state, train
+from ddpm.base.faults import Fault
+from ddpm.model.pixels import to_float
+from ddpm.training import loop
+from ddpm.training.batches import draw_batch
+from ddpm.training.history import History, loss_sums, speed_rows
+from ddpm.training.loop import TrainState, new_state, train
+from ddpm.training.loss import training_loss
 from tiny import random_images, train_config
 
 CPU = torch.device("cpu")
 
 
-def run(images: Tensor, **changes: object) -> training.TrainState:
+def run(images: Tensor, **changes: object) -> TrainState:
     config = train_config(**changes)
     state = new_state(config, CPU)
     assert list(train(state, images, config)) == list(range(1, config.steps + 1))
     return state
 
 
+def losses(state: TrainState) -> list[float]:
+    return [row["loss"] for row in state.history.rows()]
+
+
 def test_constant_learning_rate_after_the_warm_up() -> None:
     config = train_config(lr=0.1, warmup_steps=4, steps=20)
-    assert [lr_at(step, config) for step in range(4)] == pytest.approx([0.025, 0.05, 0.075, 0.1])
-    assert {lr_at(step, config) for step in range(4, 20)} == {0.1}
-    assert lr_at(0, train_config(lr=0.1, warmup_steps=0)) == 0.1
+    assert [config.lr_at(step) for step in range(4)] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert {config.lr_at(step) for step in range(4, 20)} == {0.1}
+    assert train_config(lr=0.1, warmup_steps=0).lr_at(0) == 0.1
 
 
 def test_linear_learning_rate_falls_to_a_twentieth() -> None:
     config = train_config(lr=0.1, warmup_steps=4, steps=25, lr_decay="linear")
-    rates = [lr_at(step, config) for step in range(25)]
+    rates = [config.lr_at(step) for step in range(25)]
     assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
     assert rates[4] == pytest.approx(0.1), "continuous"
     assert rates[24] == pytest.approx(0.005)
@@ -44,7 +52,7 @@ def test_linear_learning_rate_falls_to_a_twentieth() -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_shortest_linear_trainings_have_a_learning_rate(steps: int) -> None:
     config = train_config(lr=0.1, warmup_steps=0, steps=steps, lr_decay="linear")
-    assert all(0 < lr_at(step, config) <= 0.1 for step in range(steps))
+    assert all(0 < config.lr_at(step) <= 0.1 for step in range(steps))
 
 
 def test_the_optimizer_gets_the_learning_rate() -> None:
@@ -65,7 +73,7 @@ def test_what_a_step_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((x0, t, eps))
         return training_loss(network, schedule, kind, x0, t, eps, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "training_loss", spy)
+    monkeypatch.setattr(loop, "training_loss", spy)
     images = random_images(5)
     run(images, steps=60, batch_size=10, num_timesteps=4, checkpoints=[])
     x0, t, eps = (torch.cat(parts) for parts in zip(*seen, strict=True))
@@ -121,18 +129,13 @@ def test_classes_are_learnt() -> None:
     assert bright == pytest.approx(215 / 127.5 - 1, abs=0.15)
 
 
-def test_batch_norm_statistics_reach_the_average_and_survive_a_bad_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norm_statistics_reach_the_average() -> None:
     config = train_config(norm="batch", activation="relu", steps=6)
     state = new_state(config, CPU)
-    poisoned(monkeypatch, {3}, float("nan"))
-    before: list[Tensor] = []
-    for step in train(state, random_images(), config):
-        now = [buffer.clone() for buffer in state.network.buffers()]
-        assert all(torch.equal(a, b) for a, b in zip(now, state.ema.network.buffers(), strict=True))
-        if before:
-            assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True)) == (step == 3)
-        before = now
-    assert len(before) > 10
+    for _ in train(state, random_images(), config):
+        pairs = list(zip(state.network.buffers(), state.ema.network.buffers(), strict=True))
+        assert len(pairs) > 10
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
@@ -150,8 +153,8 @@ def test_a_tiny_set_is_learnt(prediction: str) -> None:
         ema_decay=0.8,
         log_every=1,
     )
-    loss = state.history[LOSS]
-    assert float(loss[-20:].mean()) < (0.3 if prediction == "eps" else 0.7) * float(loss[:5].mean())
+    loss = losses(state)
+    assert mean(loss[-20:]) < (0.3 if prediction == "eps" else 0.7) * mean(loss[:5])
     # The average follows: it predicts as well, on draws of its own.
     config = train_config(
         steps=1, warmup_steps=0, batch_size=64, num_timesteps=10, prediction=prediction, flip=False, seed=9, log_every=1,
@@ -160,7 +163,7 @@ def test_a_tiny_set_is_learnt(prediction: str) -> None:
     follower = new_state(config, CPU)
     follower.network.load_state_dict(state.ema.network.state_dict())
     next(iter(train(follower, random_images(2), config)))
-    assert float(follower.history[LOSS, 0]) < (0.3 if prediction == "eps" else 0.45)
+    assert losses(follower)[0] < (0.3 if prediction == "eps" else 0.45)
 
 
 def test_the_average_is_that_of_the_weights_after_each_step() -> None:
@@ -175,28 +178,28 @@ def test_the_average_is_that_of_the_weights_after_each_step() -> None:
 
 def test_the_same_settings_give_the_same_bits_and_another_seed_others() -> None:
     first, again, other = (run(random_images(), dropout=0.1, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first.history, again.history)
+    assert first.history.rows() == again.history.rows() != other.history.rows()
     for a, b, c in zip(first.network.parameters(), again.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(a, b)
         assert a.ndim < 2 or not torch.equal(a, c)
 
 
 def test_bf16_trains_like_fp32() -> None:
-    full, half = (run(random_images(), precision=precision, log_every=1).history[LOSS] for precision in ("fp32", "bf16"))
-    assert not torch.equal(full, half)
-    torch.testing.assert_close(full, half, rtol=0.02, atol=0)
+    full, half = (losses(run(random_images(), precision=precision, log_every=1)) for precision in ("fp32", "bf16"))
+    assert full != half
+    assert half == pytest.approx(full, rel=0.02)
 
 
 def test_compiled_training_is_training() -> None:
     eager, compiled = (run(random_images(), compile=compiled, log_every=1) for compiled in ("auto", True))
-    torch.testing.assert_close(compiled.history, eager.history, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(compiled.history.sums, eager.history.sums, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 4])
 def test_a_batch_in_parts_is_the_same_batch(accumulate: int) -> None:
     """Parts of unequal size too: 4 images in 3 parts."""
     whole, parts = (run(random_images(), accumulate=count, steps=20) for count in (1, accumulate))
-    torch.testing.assert_close(parts.history, whole.history, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts.history.sums, whole.history.sums, rtol=1e-4, atol=1e-5)
     for a, b in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
@@ -208,7 +211,7 @@ def test_parts_call_the_network_with_less(monkeypatch: pytest.MonkeyPatch) -> No
         sizes.append(len(x0))
         return training_loss(network, schedule, kind, x0, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "training_loss", spy)
+    monkeypatch.setattr(loop, "training_loss", spy)
     run(random_images(), accumulate=3, steps=3)
     assert sizes == [2, 1, 1] * 3
 
@@ -222,14 +225,51 @@ def test_loss_sums_by_quarter_of_the_timesteps() -> None:
 
 def test_history_holds_the_sums_of_each_interval() -> None:
     every, thirds = run(random_images(), steps=7, log_every=1).history, run(random_images(), steps=7, log_every=3).history
-    assert thirds.shape == (12, 3)
-    assert thirds[0].tolist() == [3, 3, 1]
-    torch.testing.assert_close(thirds, torch.stack([every[:, :3].sum(1), every[:, 3:6].sum(1), every[:, 6]], dim=1))
-    assert (every[LOSS] > 0).all()
-    assert (every[GRAD_NORM] > 0).all()
+    assert thirds.sums.shape == (12, 3)
+    steps, skipped, grad_norm, loss, *quarters = every.sums
+    assert (steps.tolist(), skipped.tolist()) == ([1] * 7, [0] * 7)
+    joined = torch.stack([every.sums[:, :3].sum(1), every.sums[:, 3:6].sum(1), every.sums[:, 6]], dim=1)
+    torch.testing.assert_close(thirds.sums, joined)
+    assert (loss > 0).all()
+    assert (grad_norm > 0).all()
     # The quarters' losses are those of the images: their sum over the batch's size is the batch's loss.
-    torch.testing.assert_close(every[4:8].sum(0) / 4, every[LOSS])
-    assert every[8:].sum(0).tolist() == [4] * 7
+    torch.testing.assert_close(sum(quarters[:4]) / 4, loss)
+    assert sum(quarters[4:]).tolist() == [4] * 7
+    for step in (3, 6):
+        assert thirds.loss(step) == pytest.approx(thirds.rows()[step // 3 - 1]["loss"], abs=1e-6)
+
+
+def test_rows_of_the_history_are_means_over_an_interval() -> None:
+    """7 steps of 2 images, 3 to a row: two usable ones and one not; one of each; and none usable."""
+    history = History(train_config(steps=7, log_every=3, batch_size=2, lr=0.5, warmup_steps=0), CPU)
+
+    def add(step: int, losses: list[float], t: list[int], grad_norm: float, usable: bool = True) -> None:
+        history.add(step, loss_sums(torch.tensor(losses), torch.tensor(t), 100), torch.tensor(grad_norm), torch.tensor(usable))
+
+    nan = float("nan")
+    add(0, [2.0, 4.0], [1, 100], 10.0)  # quarters 1 and 4
+    add(1, [nan, 1.0], [1, 30], nan, usable=False)
+    add(2, [3.0, 5.0], [25, 60], 20.0)  # 1 and 3
+    add(3, [1.0, 2.0], [26, 50], 7.0)  # 2 and 2
+    add(4, [1.0, 2.0], [26, 50], float("inf"), usable=False)
+    assert int(history.skipped_in_a_row) == 1
+    add(6, [nan, nan], [26, 50], 1.0, usable=False)
+    rows = history.rows()
+    names = ("step", "loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm", "lr", "skipped")
+    assert [tuple(row) for row in rows] == [names] * 3
+    assert [tuple(row.values()) for row in rows] == [
+        (3, 3.5, 2.5, None, 5, 4, 15, 0.5, 1),
+        (6, 1.5, None, 1.5, None, None, 7, 0.5, 1),
+        (7, None, None, None, None, None, None, 0.5, 1),
+    ]
+
+
+def test_rows_of_the_speed_are_those_of_the_training_not_of_the_process() -> None:
+    """After a resumption the seconds go on from the saved ones."""
+    assert speed_rows([[50, 10.0, 3e6], [100, 15.0, 4e6]], batch_size=4) == [
+        {"step": 50, "images_per_second": 20.0, "peak_memory_mb": 3.0},
+        {"step": 100, "images_per_second": 40.0, "peak_memory_mb": 4.0},
+    ]
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float) -> None:
@@ -239,35 +279,44 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float) -> 
     def loss(*arguments: object) -> Tensor:
         return training_loss(*arguments) * (value if next(calls) in steps else 1.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "training_loss", loss)
+    monkeypatch.setattr(loop, "training_loss", loss)
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_without_a_finite_gradient_changes_no_weight_and_is_counted(
-    monkeypatch: pytest.MonkeyPatch, value: float
+def test_a_step_without_a_finite_gradient_moves_nothing_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, value: float, norm: str
 ) -> None:
+    """Neither weights nor their average, Adam's moments or batch norm's statistics."""
     poisoned(monkeypatch, {4, 7, 8}, value)
-    config = train_config(steps=10, log_every=5)
+    config = train_config(steps=10, log_every=5, norm=norm)
     state = new_state(config, CPU)
-    before: list[Tensor] = []
+    before: dict[str, list[Tensor]] = {}
     for step in train(state, random_images(), config):
-        now = [*(p.detach().clone() for p in state.network.parameters())]
-        moments = [entry[name].clone() for entry in state.optimizer.state.values() for name in ("exp_avg", "step")]
-        if before:
-            unchanged = all(torch.equal(a, b) for a, b in zip(before, now + moments, strict=True))
-            assert unchanged == (step in {4, 7, 8}), step
-        assert int(state.skipped_in_a_row) == {4: 1, 7: 1, 8: 2}.get(step, 0)
-        before = now + moments
-    assert state.history[1].tolist() == [1, 2]
-    assert state.history[0].tolist() == [4, 3]
-    assert state.history.isfinite().all()
+        now = {
+            "weights": list(state.network.parameters()),
+            "average": list(state.ema.network.parameters()),
+            "moments": [entry[name] for entry in state.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq", "step")],
+        }
+        if norm == "batch":
+            now |= {"statistics": list(state.network.buffers()), "their copies": list(state.ema.network.buffers())}
+        now = {name: [tensor.detach().clone() for tensor in tensors] for name, tensors in now.items()}
+        for name, tensors in before.items():
+            assert len(tensors) > 10
+            unchanged = all(torch.equal(a, b) for a, b in zip(tensors, now[name], strict=True))
+            assert unchanged == (step in {4, 7, 8}), (step, name)
+        assert int(state.history.skipped_in_a_row) == {4: 1, 7: 1, 8: 2}.get(step, 0)
+        before = now
+    assert [row["skipped"] for row in state.history.rows()] == [1, 2]
+    assert state.history.sums[0].tolist() == [4, 3]
+    assert state.history.sums.isfinite().all()
 
 
 def test_many_bad_steps_in_a_row_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, set(range(4, 10)), float("nan"))  # 6, one more than is borne
     config = train_config(steps=30, log_every=3)
     state = new_state(config, CPU)
-    with pytest.raises(NonFiniteGradient, match=r"^the last 6 steps, up to step 9, .*train\.lr"):
+    with pytest.raises(Fault, match=r"^the last 6 steps, up to step 9, .*train\.lr"):
         list(train(state, random_images(), config))
     assert all(parameter.isfinite().all() for parameter in state.network.parameters())
 
@@ -277,4 +326,4 @@ def test_five_bad_steps_in_a_row_are_borne(monkeypatch: pytest.MonkeyPatch) -> N
     config = train_config(steps=12, log_every=1)
     state = new_state(config, CPU)
     list(train(state, random_images(), config))
-    assert int(state.history[1].sum()) == 5
+    assert sum(row["skipped"] for row in state.history.rows()) == 5

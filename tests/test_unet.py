@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.config import TrainConfig, norm_groups, resolve
-from ddpm.unet import LayerNorm, ResidualBlock, SelfAttention, UNet, build_network, timestep_embedding
-from stages.common import load_params
+from ddpm.model.settings import norm_groups
+from ddpm.model.unet import LayerNorm, ResidualBlock, SelfAttention, UNet, build_network, timestep_embedding
+from ddpm.recipe import resolve
+from ddpm.training.settings import TrainConfig
+from stages import load_params
 from tiny import randomised, train_config
 
 

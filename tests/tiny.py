@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm.config import TrainConfig
+from ddpm.training.settings import TrainConfig
 
 SETTINGS: dict[str, Any] = {
     "seed": 0,

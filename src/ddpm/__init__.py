@@ -1,1 +1,1 @@
-"""Denoising diffusion models from scratch: schedule, network, training, samplers."""
+"""Diffusion models from scratch: rooms that import one way, each of one concern (README, "The tree")."""

@@ -1,6 +1,6 @@
 """What a trained model does besides sampling: encode an image, go between two, fill in a part, start from a sketch.
 
-Every function works with any denoiser(x_t, t) -> x0_hat and any sampler of `ddpm.samplers`.
+Every function works with any denoiser(x_t, t) -> x0_hat and any sampler of `ddpm.sampling.samplers`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import q_sample, x0_to_eps
-from ddpm.samplers import Denoise, SampleState
-from ddpm.schedule import NoiseSchedule
+from ddpm.model.diffusion import q_sample, x0_to_eps
+from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.samplers import Denoise, SampleState
 
 
 def encode(denoiser: Denoise, schedule: NoiseSchedule, x0: Tensor, grid: Sequence[int]) -> Iterator[SampleState]:

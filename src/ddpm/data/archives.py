@@ -1,0 +1,310 @@
+"""Readers of the data sets in their publishers' layouts: archive or unpacked folder, nothing written to disk.
+
+Nothing is unpickled and no member is extracted, so a hostile archive has nowhere to write; one whose member paths leave
+their folder is refused all the same, because whoever made it meant harm or made a mistake. torchvision's own data sets
+are not used: its CIFAR10 unpickles, its CelebA unpacks 200,000 files and wants annotations; it is the tests' oracle.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ddpm.base.faults import Fault
+from ddpm.base.progress import progress_bar
+
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+CIFAR10_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))  # test_batch.bin is not used
+CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
+CELEBA_FOLDER = "img_align_celeba"
+CELEBA_SIZE = (178, 218)  # width, height in pixels
+CELEBA_MAX_BYTES = 1 << 20  # of one JPEG file; the largest official one has about 40 kB
+FASHION_MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")  # the t10k files are not used
+SPRITES_MEMBERS = ("images.npy", "labels.npy")
+MAX_BYTES = 1 << 28  # of one unpacked file of many images; Fashion-MNIST's has 47 MB
+
+Arrays = tuple[np.ndarray, np.ndarray]  # images, uint8 (N, H, W, C), and their labels, uint8 (N,)
+
+
+def read_cifar10(path: Path) -> Arrays:
+    """The training images of CIFAR-10, uint8 (N, 32, 32, 3), in the order of batches 1 to 5, and labels, uint8 (N,) in 0..9.
+
+    `path` is cifar-10-binary.tar.gz or a folder of its data_batch_K.bin files (or the folder above). A batch may hold
+    any number of records. Layout: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+    Raises Fault if a batch is missing, repeated or cut, or a member's path leaves the archive's folder.
+    """
+    batches = {file.name: file.read_bytes() for file in cifar10_files(path)} if path.is_dir() else _cifar10_from_tar(path)
+    if missing := [name for name in CIFAR10_BATCHES if name not in batches]:
+        raise Fault(f"{path}: {missing[0]} is missing; needed: {', '.join(CIFAR10_BATCHES)}")
+    for name, content in batches.items():
+        if len(content) % CIFAR10_RECORD:
+            raise Fault(f"{path}: {name} has {len(content)} bytes, not a multiple of the record's {CIFAR10_RECORD}")
+        if content and (label := max(content[::CIFAR10_RECORD])) > 9:
+            raise Fault(f"{path}: {name} has a label {label}, not one of 0 to 9: its records are shifted or foreign")
+    records: np.ndarray = np.frombuffer(b"".join(batches.pop(name) for name in CIFAR10_BATCHES), np.uint8)
+    if not len(records):
+        raise Fault(f"{path}: all batches are empty")
+    records = records.reshape(-1, CIFAR10_RECORD)
+    return np.ascontiguousarray(np.moveaxis(records[:, 1:].reshape(-1, 3, 32, 32), 1, 3)), records[:, 0].copy()
+
+
+def cifar10_files(folder: Path) -> list[Path]:
+    """The training batches of an unpacked CIFAR-10 that lie in `folder` or its cifar-10-batches-bin, in order."""
+    inner = folder / CIFAR10_FOLDER
+    place = inner if inner.is_dir() else folder
+    return [place / name for name in CIFAR10_BATCHES if (place / name).is_file()]
+
+
+def _cifar10_from_tar(path: Path) -> dict[str, bytes]:
+    batches: dict[str, bytes] = {}
+    with _damage(path, ".tar.gz archive"):
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                _check_member(path, member.name, member.isfile() or member.isdir())
+                name = PurePosixPath(member.name).name
+                if name not in CIFAR10_BATCHES:
+                    continue
+                if name in batches:
+                    raise Fault(f"{path}: {member.name} is there twice")
+                _check_unpacked(path, member.name, member.size, MAX_BYTES)
+                stream = tar.extractfile(member)
+                assert stream is not None  # a regular file
+                batches[name] = stream.read()
+                if len(batches[name]) != member.size:
+                    raise Fault(f"{path}: {member.name} is cut short")
+        _read_to_end(path)
+    return batches
+
+
+def _read_to_end(path: Path) -> None:
+    """Raise EOFError if the gzip stream of `path` is cut: tarfile does not notice that after its last member."""
+    with gzip.open(path) as stream:
+        while stream.read(1 << 20):
+            pass
+
+
+def read_fashion_mnist(path: Path) -> Arrays:
+    """The training images of Fashion-MNIST, uint8 (N, 28, 28, 1), and their labels, uint8 (N,) in 0..9.
+
+    `path` is a folder of train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, either of them packed or unpacked
+    (without .gz). N may be any number. Files: https://github.com/zalandoresearch/fashion-mnist; layout:
+    http://yann.lecun.com/exdb/mnist/, "The IDX file format". Raises Fault.
+    """
+    if not path.is_dir():
+        raise Fault(f"{path}: is no folder; accepted: a folder that holds {' and '.join(FASHION_MNIST_FILES)}")
+    files = fashion_mnist_files(path)
+    if missing := [name for name in FASHION_MNIST_FILES if not any(file.name in (name, _unpacked(name)) for file in files)]:
+        raise Fault(f"{path}: {missing[0]} is missing, and so is {_unpacked(missing[0])}")
+    images, labels = _read_idx(files[0], (28, 28)), _read_idx(files[1], ())
+    _check_labels(path, len(images), labels, 10)
+    return images[..., None], labels
+
+
+def fashion_mnist_files(folder: Path) -> list[Path]:
+    """The files of images and of labels that lie in `folder`, in this order; packed ones win over unpacked ones."""
+    places = [(folder / name, folder / _unpacked(name)) for name in FASHION_MNIST_FILES]
+    return [file for pair in places for file in [file for file in pair if file.is_file()][:1]]
+
+
+def _unpacked(name: str) -> str:
+    return name.removesuffix(".gz")
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The items of the IDX file `path`, each uint8 of `shape`: uint8 (N, *shape), 1 <= N."""
+    header_bytes = 8 + 4 * len(shape)
+    with _damage(path, ".gz file"), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        header = stream.read(header_bytes)
+        wanted = bytes([0, 0, 8, 1 + len(shape)])  # 8 = unsigned bytes; then the number of dimensions
+        if header[:4] != wanted:
+            raise Fault(f"{path}: begins with {header[:4].hex()}, not {wanted.hex()} as an IDX file of its kind")
+        if len(header) < header_bytes:
+            raise Fault(f"{path}: is cut short in its header")
+        count, *found = struct.unpack(f">{1 + len(shape)}I", header[4:])
+        if tuple(found) != shape:
+            raise Fault(f"{path}: its items are {'x'.join(map(str, found))}, not {'x'.join(map(str, shape))}")
+        size = count * math.prod(shape)
+        if not 0 < size <= MAX_BYTES:
+            raise Fault(f"{path}: announces {count} items; accepted: 1 to {MAX_BYTES // math.prod(shape)}")
+        content = stream.read(size + 1)  # one more tells whether it goes on, however far
+    if len(content) != size:
+        raise Fault(f"{path}: holds {'more' if len(content) > size else 'fewer'} than its announced {count} items")
+    return np.frombuffer(content, np.uint8).reshape(count, *shape)
+
+
+def read_sprites(path: Path) -> Arrays:
+    """16x16 sprites, uint8 (N, 16, 16, 3), and their labels, uint8 (N,) in 0..4.
+
+    `path` is an .npz file of the arrays `images` and `labels` of these types and shapes, as numpy.savez writes it;
+    layout: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Raises Fault.
+    """
+    if not path.is_file():
+        raise Fault(f"{path}: is no file; accepted: an .npz file of the arrays images and labels")
+    with _damage(path, ".npz file of plain arrays"), zipfile.ZipFile(path) as archive:
+        if sorted(archive.namelist()) != sorted(SPRITES_MEMBERS):
+            raise Fault(f"{path}: holds {', '.join(archive.namelist())}; accepted: {', '.join(SPRITES_MEMBERS)}")
+        images, labels = (_read_npy(path, archive, archive.getinfo(name)) for name in SPRITES_MEMBERS)
+    for name, array, shape in (("images", images, (16, 16, 3)), ("labels", labels, ())):
+        if array.dtype != np.uint8 or array.ndim == 0 or array.shape[1:] != shape:
+            accepted = ", ".join(map(str, ("N", *shape)))
+            raise Fault(f"{path}: {name} is {array.dtype} {array.shape}; accepted: uint8 ({accepted})")
+    _check_labels(path, len(images), labels, 5)
+    return np.ascontiguousarray(images), labels
+
+
+def _read_npy(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    _check_unpacked(path, member.filename, member.file_size, MAX_BYTES)
+    with archive.open(member) as packed:
+        content = packed.read(member.file_size + 1)  # a bound for the unpacked bytes, which may be more than announced
+    stream = io.BytesIO(content)
+    array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+    if stream.read(1) or len(content) != member.file_size:
+        raise Fault(f"{path}: {member.filename} does not end with its array")
+    return array
+
+
+def _check_labels(path: Path, num_images: int, labels: np.ndarray, classes: int) -> None:
+    if len(labels) != num_images or num_images == 0:
+        raise Fault(f"{path}: holds {num_images} images and {len(labels)} labels; accepted: one label an image")
+    if (label := int(labels.max())) >= classes:
+        raise Fault(f"{path}: has a label {label}, not one of 0 to {classes - 1}")
+
+
+class CelebaImages:
+    """The aligned images of CelebA in name order: `len(images)`, `images.names`, `images[i]`.
+
+    `path` is img_align_celeba.zip, or an unpacked folder of its .jpg files (or the folder above). This checks every
+    member's path; `check` also looks at every file. Layout: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html,
+    "Align&Cropped Images". Pickled, only the place is left, for reading by name: an archive is opened at the first reading,
+    once a process, which takes 1 s and 130 MB for all 202,599 images. Raises Fault.
+    """
+
+    def __init__(self, path: Path) -> None:
+        inner = path / CELEBA_FOLDER
+        self.path = path
+        self.folder = (inner if inner.is_dir() else path) if path.is_dir() else None
+        self.names = sorted(_names_in_folder(self.folder) if self.folder else _names_in_zip(path, self.archive))
+        if not self.names:
+            raise Fault(f"{path}: holds no .jpg image; accepted: members {CELEBA_FOLDER}/NNNNNN.jpg, or a folder of such files")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "folder": self.folder}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Image `index`, decoded, RGB, 178x218."""
+        return self.image(self.names[index])
+
+    def check(self) -> None:
+        """Read every file, its checksum and its image's size, decoding none; raise Fault at the first fault."""
+        for name in progress_bar(iterable=self.names, desc=f"check {self.path.name}", unit=" images"):
+            self.open(name)
+
+    @cached_property
+    def archive(self) -> zipfile.ZipFile:
+        with _damage(self.path, ".zip archive"):
+            return zipfile.ZipFile(self.path)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; those of an archive are compared with their CRC. Raises Fault."""
+        try:
+            if self.folder:
+                return (self.folder / name).read_bytes()
+            with self.archive.open(f"{CELEBA_FOLDER}/{name}") as member:
+                return member.read(CELEBA_MAX_BYTES)
+        except Exception as error:  # whatever zipfile and zlib make of a damaged archive, or the system of the disk
+            raise Fault(f"{self.path}: {name} cannot be read ({error})") from error
+
+    def open(self, name: str) -> Image.Image:
+        """The image of a file, 178x218, not decoded yet. Raises Fault."""
+        try:
+            image = Image.open(io.BytesIO(self.read(name)), formats=["JPEG"])
+        except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+            raise Fault(f"{self.path}: {name} is not a JPEG image of CelebA") from error
+        if image.size != CELEBA_SIZE:
+            wanted = "x".join(map(str, CELEBA_SIZE))
+            raise Fault(f"{self.path}: {name} has {image.width}x{image.height} pixels, not the {wanted} of the aligned images")
+        return image
+
+    def image(self, name: str) -> Image.Image:
+        """The image of a file, decoded, RGB, 178x218. Raises Fault."""
+        image = self.open(name)
+        try:
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
+        except (OSError, SyntaxError, ValueError) as error:
+            raise Fault(f"{self.path}: {name} cannot be decoded ({error})") from error
+
+
+def celeba_files(folder: Path) -> list[Path]:
+    """The images of an unpacked CelebA that lie in `folder` or its img_align_celeba, by name. Raises Fault."""
+    images = CelebaImages(folder)
+    return [(images.folder or folder) / name for name in images.names]
+
+
+def _names_in_folder(folder: Path) -> list[str]:
+    found = [file for file in folder.iterdir() if file.suffix == ".jpg" and file.is_file()]
+    for file in found:
+        if file.is_symlink() and file.resolve().parent != folder.resolve():
+            raise Fault(f"{folder}: {file.name} is a link that leaves the folder")
+    return [file.name for file in found]
+
+
+def _names_in_zip(path: Path, archive: zipfile.ZipFile) -> set[str]:
+    names = set[str]()
+    for member in archive.infolist():
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        _check_member(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+        folder, _, name = member.filename.rpartition("/")
+        if folder != CELEBA_FOLDER or not name.endswith(".jpg"):
+            continue
+        if name in names:
+            raise Fault(f"{path}: {member.filename} is there twice")
+        if member.flag_bits & 1:
+            raise Fault(f"{path}: {member.filename} is encrypted")
+        _check_unpacked(path, member.filename, member.file_size, CELEBA_MAX_BYTES)
+        names.add(name)
+    return names
+
+
+@contextmanager
+def _damage(path: Path, kind: str) -> Iterator[None]:
+    """Turn what a library makes of bytes that are no such file, or the system of one that it cannot read, into a Fault."""
+    try:
+        yield
+    except Fault:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+            raise Fault(f"{path}: cannot be read ({error.strerror})") from error
+        raise Fault(f"{path}: not a whole {kind} ({error}); fetch or make it again") from error
+
+
+def _check_member(path: Path, member: str, plain: bool) -> None:
+    """Refuse a member of an archive whose path leaves the folder, or that is no `plain` file or folder."""
+    parts = re.split(r"[/\\]", member)
+    if member.startswith(("/", "\\")) or ".." in parts or re.match(r"^[A-Za-z]:", member) or "\0" in member:
+        raise Fault(f"{path}: the path of member {member!r} leaves the archive's folder")
+    if not plain:
+        raise Fault(f"{path}: {member} is a link or a device; accepted: files and folders")
+
+
+def _check_unpacked(path: Path, member: str, size: int, most: int) -> None:
+    if size > most:
+        raise Fault(f"{path}: {member} unpacks to {size} bytes; accepted: up to {most}")

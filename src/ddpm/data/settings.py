@@ -1,0 +1,89 @@
+"""Where a recipe's images come from and how they are cut: the part `data` of its settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from ddpm.base.settings import Count, Seed, Strict, Whole
+from ddpm.data.sets import DATA_SETS, DataSet
+
+
+class DataConfig(Strict):
+    """Where a recipe's images come from and how they are cut. What is left out is as the data set's entry says."""
+
+    dataset: str = Field(description=f"one of {', '.join(DATA_SETS)}", pattern=rf"^({'|'.join(DATA_SETS)})$")
+    source: str = Field(
+        description="official, synthetic, or the path of an archive or folder ($DATA_HOME and ~ are expanded)", min_length=1
+    )
+    origin: str = Field(default="", description="a sentence that says what a local source holds; shown with every result")
+    images: Count = Field(default=2000, description="images to draw when source is synthetic, 1 or more")
+    seed: Seed = 0  # of the drawing
+    crop: list[Whole] | None = Field(
+        default=None,
+        description="[left, top, width, height] in pixels inside the 178x218 image; for celeba alone",
+        min_length=4,
+        max_length=4,
+    )
+    size: Count = Field(
+        default=64, description="side of the square training images in pixels; as published where they are not cut"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, values: Any) -> Any:
+        """The values, and crop and size as the table says where they are missing."""
+        table = DATA_SETS.get(str(values.get("dataset"))) if isinstance(values, dict) else None
+        if table is None:
+            return values
+        missing = {"crop": table.crop and list(table.crop), "size": table.size}
+        return missing | {key: value for key, value in values.items() if value is not None or key not in missing}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        table, crop = self.table, self.crop
+        if self.source == "official" and not table.files:
+            raise ValueError(f"data.source = 'official'; accepted for {self.dataset}, which is not published: {self.accepted}")
+        if table.frame is None:
+            if crop is not None:
+                raise ValueError(f"data.crop = {crop}; accepted for {self.dataset}, whose images are used as they are: none")
+            if self.size != table.size:
+                raise ValueError(f"data.size = {self.size}; accepted for {self.dataset}: {table.size}")
+            return self
+        assert crop is not None  # the table has one
+        (left, top, width, height), (right, bottom) = crop, table.frame
+        if width < 1 or height < 1 or left + width > right or top + height > bottom:
+            raise ValueError(
+                f"data.crop = {crop} does not lie inside the {right}x{bottom} image; "
+                f"accepted: [left, top, width, height] with left + width <= {right} and top + height <= {bottom}"
+            )
+        if width != height:
+            raise ValueError(f"data.crop = {crop} is not square; accepted: width equal to height")
+        return self
+
+    @property
+    def table(self) -> DataSet:
+        """The data set's entry."""
+        return DATA_SETS[self.dataset]
+
+    @property
+    def channels(self) -> int:
+        """3, or 1 where the images are gray."""
+        return self.table.channels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of this source in the order of the labels; none where there are no labels."""
+        return self.table.class_names(self.source)
+
+    @property
+    def shareable(self) -> bool:
+        """Whether images of this source may be shown to others."""
+        return self.table.shareable or self.source == "synthetic"
+
+    @property
+    def accepted(self) -> str:
+        """What `source` may be."""
+        return f"{'official, ' if self.table.files else ''}synthetic, or {self.table.local}"

@@ -1,0 +1,1 @@
+"""Pictures and curves for people, with numpy, Pillow and matplotlib only."""

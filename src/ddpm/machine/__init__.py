@@ -1,0 +1,1 @@
+"""The machine: device, arithmetic, memory, compilation, several processes as one."""

@@ -1,0 +1,111 @@
+"""Recipes: defaults under what each of them changes, checked as a whole. Reads no file and knows no project path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import model_validator
+from typing_extensions import Self
+
+from ddpm.base.faults import Fault
+from ddpm.base.settings import Strict, validate
+from ddpm.data.settings import DataConfig
+from ddpm.figures.settings import FiguresConfig
+from ddpm.training.settings import TrainConfig, in_steps
+
+PARTS = ("data", "train", "figures")
+DEFAULTS = ("train", "figures")  # the parts whose defaults stand at the top
+
+
+class _Data(Strict):
+    data: DataConfig
+
+
+class Recipe(_Data):
+    """A recipe, resolved and checked; an epoch is as many images as the data set has officially, or are to be drawn."""
+
+    train: TrainConfig
+    figures: FiguresConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        levels = len(self.train.channels)
+        if levels > 1 and self.data.size <= 2 ** (levels - 2):
+            raise ValueError(
+                f"data.size = {self.data.size} cannot be halved {levels - 1} times for the "
+                f"{levels} levels of train.channels = {self.train.channels}; accepted: more than {2 ** (levels - 2)}"
+            )
+        classes = len(self.data.classes)
+        if self.train.context_dim not in (0, classes):
+            conditional = f", or {classes}, the classes of {self.data.dataset}" if classes else ""
+            raise ValueError(f"train.context_dim = {self.train.context_dim}; accepted: 0, unconditional{conditional}")
+        for asked, steps in self.figures.asked():
+            if steps > self.train.num_timesteps:
+                raise ValueError(f"{asked}; accepted: at most train.num_timesteps = {self.train.num_timesteps} network calls")
+        return self
+
+
+def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[str, Any]]]:
+    """The recipe `name` of `params`, a parsed params.yaml, checked; and its settings by part, as stages are to read them.
+
+    `train` and `figures` are the defaults, recipes.<name>.train and .figures what differs. In the settings epochs stay
+    epochs, and the names of the classes stand beside those of the data. Raises Fault with a line for each thing that is wrong.
+    """
+    recipe = _section(_section(params, "recipes", ""), name, "recipes.")
+    if unknown := set(recipe) - set(PARTS):
+        raise Fault(f"recipes.{name}.{min(unknown)}: unknown key; accepted: {', '.join(PARTS)}")
+    merged = {"data": _section(recipe, "data", f"recipes.{name}.")}
+    places = {part: f"recipes.{name}.{part}" for part in ("data", *(f"data.{key}" for key in DataConfig.model_fields))}
+    for part in DEFAULTS:
+        overrides = _section(recipe, part, f"recipes.{name}.") if part in recipe else {}
+        merged[part] = _merged(_section(params, part, ""), overrides, part, f"recipes.{name}.{part}", places)
+    data, asked = validate(_Data, {"data": merged["data"]}, places).data, merged["train"]
+    count = data.images if data.source == "synthetic" else data.table.count or data.images
+    checked = validate(Recipe, merged | {"data": data, "train": in_steps(asked, count)}, places)
+    durations = {key: asked[key] for key in ("steps", "checkpoints")}
+    settings = {
+        "data": data.model_dump() | {"classes": list(data.classes)},
+        "train": checked.train.model_dump() | durations,
+        "figures": checked.figures.model_dump(),
+    }
+    return checked, settings
+
+
+def check(params: dict[str, Any]) -> dict[str, Recipe]:
+    """Resolve every recipe of `params` that runs, so that a fault of one stops before another trains. Raises Fault."""
+    names, known = params.get("recipe_names"), _section(params, "recipes", "")
+    if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names) or set(map(str, names)) - set(known):
+        raise Fault(f"recipe_names = {names!r}; accepted: a list of different names out of {', '.join(known)}")
+    recipes, lines = {}, []
+    for name in names:
+        try:
+            recipes[name] = resolve(params, name)[0]
+        except Fault as fault:
+            lines += str(fault).split("\n")
+    if lines:
+        raise Fault("\n".join(dict.fromkeys(lines)))  # a fault of the defaults is that of every recipe
+    conditional = params.get("conditional")
+    can_be = [name for name, recipe in recipes.items() if recipe.train.context_dim]
+    if not isinstance(conditional, list) or not set(map(str, conditional)) <= set(can_be):
+        accepted = f"a list out of {', '.join(can_be)}" if can_be else "[]"
+        raise Fault(f"conditional = {conditional!r}; accepted: {accepted}, recipes that run with train.context_dim above 0")
+    return recipes
+
+
+def _merged(defaults: Any, overrides: Any, inner: str, outer: str, places: dict[str, str]) -> Any:
+    """`defaults` with `overrides` put in their place, section by section; `places` learns where each of these stands."""
+    if not isinstance(defaults, dict) or not isinstance(overrides, dict):
+        places[inner] = outer
+        return overrides
+    changed = {
+        key: _merged(defaults.get(key), value, f"{inner}.{key}", f"{outer}.{key}", places) for key, value in overrides.items()
+    }
+    return defaults | changed
+
+
+def _section(values: Any, key: str, prefix: str) -> dict[str, Any]:
+    section = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(section, dict):
+        known = ", ".join(map(str, values)) if isinstance(values, dict) else "nothing"
+        raise Fault(f"{prefix}{key} = {section!r}: a section of settings is needed here; this level has: {known}")
+    return section

@@ -1,0 +1,51 @@
+"""The grids of sampling steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from ddpm.model.schedule import NoiseSchedule
+
+Spacing = Literal["uniform", "quadratic", "logsnr"]
+
+
+def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: Spacing = "uniform", start: int | None = None) -> list[int]:
+    """S+1 steps falling strictly from `start` (default T) to 0: every pair of neighbours (t, t_prev) is one step.
+
+    "uniform": evenly spaced; S = T gives T, T-1, ..., 0. "quadratic": t proportional to the square of the place, so
+    the steps are short near the image: DDIM (arXiv 2010.02502), appendix D.2. "logsnr": evenly spaced in half_log_snr
+    from start to 1, then 0: DPM-Solver (arXiv 2206.00927), section 3.4. Steps that rounding would repeat move apart.
+
+    Raises ValueError unless 1 <= start <= num_timesteps, 1 <= num_steps <= start and `spacing` is one of these.
+    """
+    num_timesteps = schedule.num_timesteps
+    start = num_timesteps if start is None else start
+    if not 1 <= start <= num_timesteps:
+        raise ValueError(f"start = {start}; accepted: 1 to num_timesteps = {num_timesteps}")
+    if not 1 <= num_steps <= start:
+        limit = "num_timesteps" if start == num_timesteps else "start"
+        raise ValueError(f"num_steps = {num_steps}; accepted: 1 to {limit} = {start}")
+    if spacing == "uniform":
+        rising = [round(start * i / num_steps) for i in range(num_steps + 1)]
+    elif spacing == "quadratic":
+        rising = [round(start * (i / num_steps) ** 2) for i in range(num_steps + 1)]
+    elif spacing == "logsnr":
+        rising = _even_in_log_snr(schedule, num_steps, start)
+    else:
+        raise ValueError(f"spacing = {spacing!r}; accepted: uniform, quadratic, logsnr")
+    for i in range(1, num_steps + 1):
+        rising[i] = max(rising[i], rising[i - 1] + 1)
+    # Moved up from below, then held down from above: the smaller of two strictly rising rows rises strictly too.
+    return [min(rising[i], start - (num_steps - i)) for i in range(num_steps, -1, -1)]
+
+
+def _even_in_log_snr(schedule: NoiseSchedule, num_steps: int, start: int) -> list[int]:
+    """0, then the num_steps steps in 1..start nearest to even spacing in half_log_snr, rising; start is the last."""
+    finite = schedule.half_log_snr[1 : start + 1]
+    finite = finite[finite.isfinite()]  # zero terminal SNR: up to the last finite one, and T stands in for it
+    wanted = torch.linspace(float(finite[0]), float(finite[-1]), num_steps, dtype=torch.float64)
+    halfway = (finite[1:] + finite[:-1]) / 2
+    nearest = 1 + torch.bucketize(-wanted, -halfway)
+    return [0, *nearest.tolist()[:-1], start]

@@ -1,0 +1,78 @@
+"""A sampler with its settings, as in "ddim 100" or "unipc 20 quadratic"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from torch import Tensor
+
+from ddpm.base.faults import Fault
+from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.grid import Spacing, timestep_grid
+from ddpm.sampling.samplers import METHODS, Denoise, NoiseStreams, SampleState
+
+Variance = Literal["small", "large"]
+SPACINGS = get_args(Spacing)
+CHOICE = (
+    "a method, its network calls and, if it is to be another than the default, the spacing of its steps, as in `ddim 100` or "
+    f"`unipc 20 quadratic`; methods: {', '.join(name for name, method in METHODS.items() if method.order)}; "
+    f"spacings: {', '.join(SPACINGS)}"
+)
+LARGE_ABOVE = 300  # steps from which ddpm's large variance draws better; they cross between 200 and 400 (arXiv 2201.06503)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A method of samplers.METHODS with its settings."""
+
+    method: str
+    num_steps: int  # network calls, of images without guidance
+    spacing: Spacing = "uniform"
+    eta: float = 0.0
+    variance: Variance = "small"
+
+    @property
+    def label(self) -> str:
+        """How figures and tables name it, e.g. "DDIM 20", "UniPC 20, quadratic"."""
+        return f"{METHODS[self.method].label} {self.num_steps}" + (f", {self.spacing}" if self.spacing != "uniform" else "")
+
+    @property
+    def follows_ode(self) -> bool:
+        """Whether it adds no noise, so that the start decides the image."""
+        return METHODS[self.method].order > 0 and self.method != "ddpm" and self.eta == 0
+
+    def grid(self, schedule: NoiseSchedule, start: int | None = None) -> list[int]:
+        """The grid from step `start` (default: T) of as many steps as take at most num_steps calls. Raises ValueError.
+
+        The last step takes one call, whatever the method.
+        """
+        calls = METHODS[self.method].calls
+        return timestep_grid(schedule, (self.num_steps + calls - 1) // calls, self.spacing, start)
+
+    def run(
+        self, denoiser: Denoise, schedule: NoiseSchedule, x_t: Tensor, noise: NoiseStreams, start: int | None = None
+    ) -> Iterator[SampleState]:
+        """Sample from `x_t` at step `start` (default: T) down to 0."""
+        method = METHODS[self.method]
+        known: dict[str, Any] = {"noise": noise, "eta": self.eta, "variance": self.variance}
+        options = {name: known[name] for name in method.options}
+        return method.run(denoiser, schedule, x_t, self.grid(schedule, start), **options)
+
+
+def sampler_of(choice: str, eta: float = 0.0, variance: Variance | None = None, solver_spacing: Spacing = "uniform") -> Sampler:
+    """The sampler that `choice`, such as "ddim 100", names. Raises Fault for anything else than CHOICE says.
+
+    `eta` is ddim's, `variance` ddpm's (None: the one that suits the number of steps), `solver_spacing` that of methods of
+    higher order where `choice` names none.
+    """
+    parts = re.fullmatch(rf"({'|'.join(METHODS)}) ([1-9]\d*)(?: ({'|'.join(SPACINGS)}))?", choice)
+    if parts is None:
+        raise Fault(f"sampler = {choice!r}; accepted: {CHOICE}")
+    name, steps = parts[1], int(parts[2])
+    default = solver_spacing if METHODS[name].order > 1 else "uniform"
+    spacing = cast(Spacing, parts[3] or default)
+    suited: Variance = variance or ("large" if steps > LARGE_ABOVE else "small")
+    return Sampler(name, steps, spacing, eta if name == "ddim" else 0.0, suited if name == "ddpm" else "small")

@@ -1,0 +1,151 @@
+"""The training loop as a generator of steps. All that a step draws derives from (seed, step), so a resumed run
+repeats what the uninterrupted one would have drawn, a longer run continues a shorter one, and the images, timesteps and
+noise of a step do not depend on the number of processes that share it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ddpm.base.seeds import derive_seed
+from ddpm.machine import distributed
+from ddpm.machine.compilation import forward_flops, training_repays
+from ddpm.machine.precision import autocast, configure, memory_format
+from ddpm.model.schedule import NoiseSchedule, schedule_of
+from ddpm.model.unet import UNet, build_network
+from ddpm.training.batches import draw_batch
+from ddpm.training.ema import EMA
+from ddpm.training.history import History, loss_sums
+from ddpm.training.loss import training_loss
+from ddpm.training.settings import TrainConfig
+
+
+@dataclass
+class TrainState:
+    """All that a training is: `step` optimizer steps are done."""
+
+    step: int
+    network: UNet
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    history: History
+    seconds: float = 0.0  # wall-clock time spent so far
+    speed: list[list[float]] = field(default_factory=list)  # [step, seconds so far, peak memory in bytes] every log_every steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history.state_dict(),
+            "seconds": self.seconds,
+            "speed": self.speed,
+        }
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        self.network.load_state_dict(values["network"])
+        self.ema.network.load_state_dict(values["ema"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        self.history.load_state_dict(values["history"])
+        self.step, self.seconds, self.speed = values["step"], values["seconds"], values["speed"]
+
+
+def new_state(config: TrainConfig, device: torch.device, in_channels: int = 3) -> TrainState:
+    """The state before the first step."""
+    network = build_network(config, config.seed, in_channels).to(device).to(memory_format=memory_format(device))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return TrainState(0, network, EMA(network, config.ema_decay), optimizer, History(config, device))
+
+
+def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor | None = None) -> Iterator[int]:
+    """Train until config.steps, yielding the number of steps done after each one; `state` advances in place.
+
+    `images`: uint8 (N, H, W, C) on any device, all of them in every process; the processes of ddpm.machine.distributed
+    share each batch. `labels`: their classes, int64 (N,) below config.context_dim on the same device, where that is not 0.
+    A step whose loss or gradient is not finite changes nothing and is counted. Raises Fault when more than
+    history.MAX_SKIPPED steps in a row were such, at the latest after config.log_every steps.
+    """
+    device = next(state.network.parameters()).device
+    schedule = schedule_of(config)
+    configure(config.precision, device)
+    state.network.train()
+    network = _fast_network(state, images, config, device)
+    # Listed once: walking the modules takes as long as a small step on a GPU.
+    parameters, buffers = list(state.network.parameters()), list(state.network.buffers())
+    while state.step < config.steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.lr_at(state.step)
+        x0, t, eps, context = draw_batch(images, labels, config, state.step, device)
+        if config.dropout > 0:  # dropout has no generator argument
+            torch.manual_seed(derive_seed(config.seed, state.step, distributed.rank()))
+        statistics = [buffer.clone() for buffer in buffers]  # batch norm's
+        losses = backward(network, schedule, config, x0, t, eps, context)
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+        sums = distributed.sum_(loss_sums(losses, t, config.num_timesteps))
+        usable = (sums[0] + grad_norm).isfinite()
+        guarded_step(state.optimizer, buffers, statistics, usable)
+        state.ema.update(state.step + 1, usable.float())
+        state.history.add(state.step, sums, grad_norm, usable)
+        state.step += 1
+        if state.step % config.log_every == 0:
+            state.history.check(state.step)
+        yield state.step
+
+
+def backward(
+    network: Any, schedule: NoiseSchedule, config: TrainConfig, x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None
+) -> Tensor:
+    """Add the gradient of the batch's mean loss to the parameters' own, in config.accumulate parts that take less memory.
+
+    The batch is this process's share as draw_batch returns it. Returns the loss of each image, float32 (b,).
+    """
+    count = min(config.accumulate, len(x0))
+    contexts = [None] * count if context is None else context.tensor_split(count)
+    batches = zip(x0.tensor_split(count), t.tensor_split(count), eps.tensor_split(count), contexts, strict=True)
+    losses = []
+    for part, batch in enumerate(batches, 1):
+        # Gradients are summed over the processes once a step, with the last part's.
+        more_follow = isinstance(network, DistributedDataParallel) and part < count
+        with network.no_sync() if more_follow else contextlib.nullcontext():
+            with autocast(config.precision, x0.device):
+                loss = training_loss(network, schedule, config.prediction, *batch, config.loss_weighting)
+            # DistributedDataParallel takes the mean over processes: times their number, it is the batch's mean.
+            (loss.sum() * distributed.world_size() / config.batch_size).backward()
+        losses.append(loss.detach())
+    return torch.cat(losses)
+
+
+def guarded_step(
+    optimizer: torch.optim.Optimizer, buffers: Sequence[Tensor], statistics: Sequence[Tensor], usable: Tensor
+) -> None:
+    """The optimizer's step, and no gradient left. Where `usable`, bool (), is false, weights and moments stay as they are
+    and `buffers` become `statistics` again. It is not read, so that nothing waits for the device."""
+    optimizer.found_inf = (~usable).float()  # type: ignore[attr-defined]  # 1 lets the fused AdamW change nothing
+    optimizer.step()
+    optimizer.zero_grad()
+    for buffer, before in zip(buffers, statistics, strict=True):
+        buffer.copy_(torch.where(usable, buffer, before))
+
+
+def _fast_network(state: TrainState, images: Tensor, config: TrainConfig, device: torch.device) -> Any:
+    """state.network as a function of (x_t, t, context): compiled if config says so, wrapped if processes share the batch."""
+    network: Any = state.network
+    compiled = config.compile
+    if compiled == "auto":
+        height, width, channels = images.shape[1:]
+        flops = 3 * forward_flops(network, (channels, height, width)) * config.batch_size * config.steps
+        compiled = training_repays(flops, device)
+    if compiled:
+        # reduce-overhead records CUDA graphs; these write over their gradients, which accumulation must keep.
+        graphs = device.type == "cuda" and config.accumulate == 1 and distributed.world_size() == 1
+        network = torch.compile(network, mode="reduce-overhead" if graphs else None)
+    if distributed.world_size() > 1:
+        network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    return network

@@ -1,0 +1,243 @@
+"""The `sample` command: what it draws, with a network whose ODE is known, and what it says to a wrong combination."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm.base.faults import Fault
+from ddpm.model.unet import build_network
+from ddpm.model.weights import save_weights
+from tiny import randomised, train_config
+from tools import sample
+
+T, MANY = 20, 400
+FACTS = {"size": 8, "count": 3, "origin": "three test images", "dataset": "sprites", "source": "synthetic"}
+
+
+def write(path: Path, network: Any, config: Any) -> Path:
+    save_weights(path, network, {"config": config.model_dump(), "step": 7, "kind": "ema", "data": FACTS})
+    return path
+
+
+@pytest.fixture
+def conditional(tmp_path: Path) -> Path:
+    config = train_config(context_dim=5, num_timesteps=T, prediction="v")
+    return write(tmp_path / "conditional.safetensors", randomised(build_network(config)), config)
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Path:
+    """A new network answers v = 0, so x0_hat = sqrt(alpha_bar) x_t: right for data of variance 1, whose ODE moves nothing."""
+    config = train_config(num_timesteps=MANY, prediction="v")
+    return write(tmp_path / "still.safetensors", build_network(config), config)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(40, 215, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> np.ndarray:
+    """The images that the command writes to an .npy file."""
+    out = Path(str(words[1])).with_name("out.npy")
+    monkeypatch.setattr(sys, "argv", ["sample", *map(str, words), "--out", str(out), "--device", "cpu"])
+    sample.main(sample.arguments())
+    images: np.ndarray = np.load(out)
+    return images
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm", "wrong", "dpm_solver_pp", "unipc", "heun"])
+def test_a_seed_s_images_do_not_depend_on_how_many_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, conditional: Path, method: str
+) -> None:
+    words = ("--checkpoint", conditional, "--method", method, "--steps", 5, "--seed", 3, "--class", "food")
+    two, three = (run(monkeypatch, *words, "--images", count) for count in (2, 3))
+    assert three.shape == (3, 8, 8, 3)
+    assert np.abs(three[:2].astype(int) - two).max() <= 1, "a batch of another size may round otherwise"
+    other = run(monkeypatch, *words, "--images", 2, "--seed", 4)
+    assert np.abs(other.astype(int) - two).max() > 20
+
+
+def test_a_class_by_name_by_number_and_by_context(monkeypatch: pytest.MonkeyPatch, conditional: Path) -> None:
+    words = ("--checkpoint", conditional, "--steps", 4, "--images", 2)
+    by_name = run(monkeypatch, *words, "--class", "spell")
+    assert np.array_equal(by_name, run(monkeypatch, *words, "--class", 3))
+    assert np.array_equal(by_name, run(monkeypatch, *words, "--context", "0,0,0,1,0"))
+    both = run(monkeypatch, *words, "--class", "spell", "hero")
+    assert np.array_equal(both[0], by_name[0])
+    assert not np.array_equal(both[1], by_name[1])
+    mixed = run(monkeypatch, *words, "--context", "0.5,0,0,0.5,0")
+    assert not np.array_equal(mixed, by_name)
+    plain = run(monkeypatch, *words, "--context", "0,0,0,1,0", "--guidance", 1)
+    assert not np.array_equal(plain, by_name), "2 is the default"
+    # Scale 0 ignores the class.
+    assert np.array_equal(
+        run(monkeypatch, *words, "--class", 0, "--guidance", 0), run(monkeypatch, *words, "--class", 1, "--guidance", 0)
+    )
+
+
+def test_an_image_encoded_to_noise_comes_back(monkeypatch: pytest.MonkeyPatch, still: Path, picture: Path) -> None:
+    words = ("--checkpoint", still, "--mode", "reconstruct", "--image", picture, "--steps", MANY)
+    original, noise, back = run(monkeypatch, *words)
+    assert np.array_equal(original, pixels_of(picture))
+    assert np.abs(back.astype(int) - original).max() <= 2
+    assert noise.max() == 255, "shown over its own range"
+
+
+@pytest.mark.parametrize("method", ["ddim", "unipc"])
+def test_interpolation_ends_where_the_seeds_do(monkeypatch: pytest.MonkeyPatch, conditional: Path, method: str) -> None:
+    words = ("--checkpoint", conditional, "--steps", 5, "--class", "food", "--method", method)
+    between = run(monkeypatch, *words, "--mode", "interpolate", "--seed", 3, "--seed-to", 9, "--images", 4)
+    for image, seed in ((between[0], 3), (between[-1], 9)):
+        alone = run(monkeypatch, *words, "--seed", seed, "--images", 1)[0]
+        assert np.abs(image.astype(int) - alone).max() <= 1
+    assert np.abs(between[1].astype(int) - between[0]).max() > 5
+
+
+def test_interpolation_between_two_images(monkeypatch: pytest.MonkeyPatch, still: Path, picture: Path) -> None:
+    Image.fromarray(255 - pixels_of(picture)).save(picture.with_name("other.png"))
+    words = ("--checkpoint", still, "--mode", "interpolate", "--image", picture, picture.with_name("other.png"))
+    images = run(monkeypatch, *words, "--steps", MANY, "--images", 3)
+    assert np.array_equal(images[0], pixels_of(picture))
+    assert np.array_equal(images[1], pixels_of(picture.with_name("other.png")))
+    assert len(images) == 5
+    assert np.abs(images[2].astype(int) - images[0]).max() <= 2, "the first of the results is the first image, decoded"
+    assert np.abs(images[4].astype(int) - images[1]).max() <= 2
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "heun"])
+@pytest.mark.parametrize("box", [True, False])
+def test_inpainting_keeps_what_the_mask_keeps(
+    monkeypatch: pytest.MonkeyPatch, conditional: Path, picture: Path, method: str, box: bool
+) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 1:5] = 255
+    Image.fromarray(mask).save(picture.with_name("mask.png"))
+    given = "1,2,5,6" if box else picture.with_name("mask.png")
+    words = ("--checkpoint", conditional, "--mode", "inpaint", "--image", picture, "--mask", given, "--method", method)
+    shown, *results = run(monkeypatch, *words, "--steps", 6, "--images", 3)
+    assert (shown[mask > 0] == 255).all()
+    for image in (shown, *results):
+        assert np.array_equal(image[mask == 0], pixels_of(picture)[mask == 0])
+    assert not np.array_equal(results[0][mask > 0], results[1][mask > 0])
+
+
+def test_an_edit_s_strength(monkeypatch: pytest.MonkeyPatch, still: Path, picture: Path) -> None:
+    """Noised to t and, by a network that moves nothing, not cleaned: the stronger, the farther from the image."""
+    far = []
+    for strength in (0.1, 0.4, 1.0):
+        words = ("--checkpoint", still, "--mode", "edit", "--image", picture, "--strength", strength)
+        original, *results = run(monkeypatch, *words, "--images", 4)
+        assert np.array_equal(original, pixels_of(picture))
+        far.append(np.mean([np.abs(image.astype(int) - original).mean() for image in results]))
+    assert far[0] < far[1] < far[2]
+
+
+def test_an_animation_ends_with_the_image(monkeypatch: pytest.MonkeyPatch, conditional: Path, tmp_path: Path) -> None:
+    words = ["--checkpoint", str(conditional), "--steps", "6", "--images", "4", "--per-row", "2", "--device", "cpu"]
+    for name in ("path.gif", "last.png"):
+        monkeypatch.setattr(sys, "argv", ["sample", *words, "--out", str(tmp_path / "made" / name)])
+        sample.main(sample.arguments())
+    with Image.open(tmp_path / "made" / "path.gif") as gif, Image.open(tmp_path / "made" / "last.png") as png:
+        assert gif.n_frames == 6
+        gif.seek(5)
+        last = np.asarray(gif.convert("RGB").resize((200, 200), Image.Resampling.BOX)).astype(int)
+        picture = np.asarray(png.convert("RGB").resize((200, 200), Image.Resampling.BOX)).astype(int)
+    assert np.abs(last - picture).mean() < 12, "but for the palette"
+
+
+COMBINATIONS = [
+    ([], "a recipe, or --checkpoint FILE"),
+    (["cifar10", "--checkpoint", "x"], "and not both"),
+    (["--checkpoint", "x", "--weights", "raw"], "one of the two"),
+    (["cifar10", "--eta", "0.5", "--method", "ddpm"], "0 to 1, with --method ddim"),
+    (["cifar10", "--eta", "2"], "0 to 1, with --method ddim"),
+    (["cifar10", "--variance", "large"], "with --method ddpm"),
+    (["cifar10", "--class", "1", "--context", "1,0"], "one of the two"),
+    (["cifar10", "--guidance", "-1"], "0 or more"),
+    (["cifar10", "--context", "a,b"], "numbers with commas"),
+    (["cifar10", "--mask", "0,0,1,1"], "with --mode inpaint"),
+    (["cifar10", "--strength", "0.5"], "with --mode edit"),
+    (["cifar10", "--seed-to", "5"], "with --mode interpolate"),
+    (["cifar10", "--image", "a.png"], "accepted: 0"),
+    (["cifar10", "--mode", "edit"], "accepted: 1"),
+    (["cifar10", "--mode", "interpolate", "--image", "a.png"], "accepted: 2, or --seed-to"),
+    (["cifar10", "--mode", "inpaint", "--image", "a.png"], "accepted with --mask"),
+    (["cifar10", "--mode", "edit", "--image", "a.png", "--strength", "0"], "above 0, at most 1"),
+    (["cifar10", "--mode", "reconstruct", "--image", "a.png", "--method", "ddpm"], "ddim, dpm_solver_pp, unipc, heun"),
+    (["cifar10", "--mode", "interpolate", "--seed-to", "1", "--eta", "1"], "with eta 0"),
+    (["cifar10", "--seed", "-1"], "0 to 2**32 - 1"),
+    (["cifar10", "--out", "a.jpg"], ".png, .gif or .npy"),
+    (["cifar10", "--method", "euler"], "dpm_solver_pp"),
+    (["cifar10", "--steps", "0"], "1 or more"),
+]
+
+
+@pytest.mark.parametrize(("words", "accepted"), COMBINATIONS, ids=[" ".join(words) for words, _ in COMBINATIONS])
+def test_a_wrong_combination_says_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], accepted: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample", *words])
+    with pytest.raises(SystemExit) as ended:
+        sample.arguments()
+    assert ended.value.code == 2
+    assert accepted in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("which", "words", "accepted"),
+    [
+        ("conditional", ["--class", "cat"], "accepted: hero, monster, food, spell, side, or 0 to 4"),
+        ("conditional", ["--class", "5"], "accepted: hero, monster"),
+        ("conditional", ["--context", "1,0"], "has 2 numbers; accepted: 5, for hero"),
+        ("conditional", ["--steps", "21"], "accepted: 1 to 20"),
+        ("conditional", ["--mode", "edit", "--image", "PICTURE", "--strength", "0.5", "--steps", "11"], "accepted: 1 to 10"),
+        ("conditional", ["--images", "65", "--out", "a.gif"], "at most 64 in an animation"),
+        ("conditional", ["--mode", "edit", "--image", "nothing.png"], "accepted: a picture"),
+        ("conditional", ["--mode", "inpaint", "--image", "PICTURE", "--mask", "0,0,9,1"], "within 0 to 8"),
+        ("conditional", ["--mode", "inpaint", "--image", "PICTURE", "--mask", "nothing.png"], "accepted: a picture, or LEFT"),
+        ("still", ["--class", "1"], "--class: this checkpoint is unconditional"),
+        ("still", ["--guidance", "3"], "--guidance: this checkpoint is unconditional"),
+        ("conditional", ["--device", "tpu"], "device = 'tpu'; accepted: auto, cpu"),
+    ],
+)
+def test_what_a_checkpoint_cannot_do_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    picture: Path,
+    tmp_path: Path,
+    which: str,
+    words: list[str],
+    accepted: str,
+) -> None:
+    checkpoint = request.getfixturevalue(which)
+    monkeypatch.chdir(tmp_path)
+    words = [str(picture) if word == "PICTURE" else word for word in words]
+    monkeypatch.setattr(sys, "argv", ["sample", "--checkpoint", str(checkpoint), "--images", "2", *words])
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(Fault, match=r".*") as fault:
+        sample.main(sample.arguments())
+    assert accepted in str(fault.value)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_half_precision_draws_nearly_the_same(monkeypatch: pytest.MonkeyPatch, conditional: Path) -> None:
+    words = ("--checkpoint", conditional, "--steps", 3, "--images", 2)
+    exact = run(monkeypatch, *words, "--precision", "fp32").astype(int)
+    rough = run(monkeypatch, *words, "--precision", "bf16").astype(int)
+    assert 0 < np.abs(rough - exact).mean() < 10
+    assert torch.get_default_dtype() == torch.float32

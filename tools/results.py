@@ -1,0 +1,111 @@
+"""Write the results tables of README.md from metrics/: `python -m tools.results`. A test says when they are stale."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from stages import ROOT, SCALES, load_params
+from stages.timing import cell
+
+BEGIN = "<!-- results: written by `python -m tools.results`, do not edit -->"
+END = "<!-- end of results -->"
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
+
+
+def trained() -> list[tuple[str, str, Path]]:
+    """(scale, recipe, folder of metrics) of every recipe whose training and figures are finished."""
+    found = []
+    for scale in SCALES[1:]:  # the demo's times and last digits are those of whoever ran it last
+        folders = [ROOT / "metrics" / scale / recipe for recipe in load_params(scale)["recipe_names"]]
+        finished = [folder for folder in folders if all((folder / name).exists() for name in ("timing.json", "solvers.csv"))]
+        found += [(scale, folder.name, folder) for folder in finished]
+    return found
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join(lines)
+
+
+def training_table() -> str:
+    rows = []
+    for scale, recipe, folder in trained():
+        data = read(ROOT / "data" / scale / recipe, "stats.json")
+        train, speed, config = read(folder, "train.json"), read(folder, "speed.json"), read(folder / "config", "train.json")
+        rows.append(
+            [
+                f"{scale} / {recipe}",
+                f"{data['origin']}, {data['size']} px",
+                f"{train['parameters'] / 1e6:.2f} M",
+                f"{config['prediction']}",
+                f"{speed['steps']:,} x {config['batch_size']}",
+                f"{train['loss']:.4f}",
+                f"{speed['seconds'] / 60:.0f} min, {speed['images_per_second']:.0f} images/s",
+                f"{speed['device']}, {speed['precision']}, torch {speed['torch']}",
+            ]
+        )
+    header = "scale / recipe, training images, parameters, predicts, steps x batch, last loss, training took, on"
+    return table(header.split(", "), rows)
+
+
+def timing_table() -> str:
+    """A row a recipe and device, a column a sampler."""
+    runs = [(f"{scale} / {recipe}", read(folder, "timing.json")) for scale, recipe, folder in trained()]
+    for _, timing in runs:  # the spacing of the steps changes no time
+        timing["seconds"] = {label.partition(",")[0]: cells for label, cells in timing["seconds"].items()}
+    labels = list(dict.fromkeys(label for _, timing in runs for label in timing["seconds"]))
+    labels.sort(key=lambda label: (label.startswith("DDPM"), label.startswith("DDIM")))
+    rows = []
+    for name, timing in runs:
+        for device in ("cpu", "cuda"):
+            cells = [cell(timing["seconds"].get(label, {}), device) for label in labels]
+            if any(cells):
+                rows.append([name, f"{timing['images']}", timing["machine"][device], *cells])
+    return table(["scale / recipe", "images", "on", *labels], rows)
+
+
+CALLS = "20"  # in the README's table of solvers
+
+
+def solvers_table() -> str:
+    """The distances of the solvers figure at CALLS network calls: uniform and quadratic spacing."""
+    rows: list[list[str]] = []
+    methods: list[str] = []
+    for scale, recipe, folder in trained():
+        with (folder / "solvers.csv").open(newline="") as file:
+            found = [row for row in csv.DictReader(file) if row["calls"] == CALLS and row["sampler"] != "DDPM"]
+        methods = list(dict.fromkeys(row["sampler"] for row in found)) or methods
+        cells = [" / ".join(f"{float(row['distance']):.3f}" for row in found if row["sampler"] == method) for method in methods]
+        if found:
+            rows.append([f"{scale} / {recipe}", *cells])
+    return table(["scale / recipe", *methods], rows)
+
+
+def block() -> str:
+    parts = [
+        training_table(),
+        "Seconds to draw a batch of images (with guidance where there are classes, which takes two passes a call):",
+        timing_table(),
+        f"How far {CALLS} network calls get: the distance of a sampler's images to a long solution of the same ODE from the "
+        "same noise (RMS, 1 = the full range of a pixel), with uniform / quadratic spacing of the steps (figure `solvers`):",
+        solvers_table(),
+    ]
+    return "\n\n".join([BEGIN, *parts, END])
+
+
+def rewritten(readme: str) -> str:
+    """The text of README.md with its block of results replaced by the current one."""
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return before + block() + after
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(rewritten(path.read_text()))

@@ -1,0 +1,272 @@
+"""Draw from a shared or trained checkpoint: samples, animations of their making, and changes of given images.
+
+examples:
+  python -m tools.sample cifar10                                      64 images by DDIM, 100 steps, EMA weights
+  python -m tools.sample celeba --scale small --per-row 4             16 faces from the checkpoint trained on real ones
+  python -m tools.sample cifar10 --method dpm_solver_pp --steps 20 --spacing logsnr
+  python -m tools.sample sprites --class food spell --guidance 4      a class by name; or --context 0.5,0,0,0.5,0
+  python -m tools.sample sprites --method ddpm --out path.gif         the way from noise to image; wrong: --method wrong
+  torchrun --nproc-per-node=2 -m tools.sample cifar10 --images 10000 --out images.npy
+                                                                       uint8 (10000, 32, 32, 3), drawn by two processes
+  python -m tools.sample celeba --mode interpolate --seed 3 --seed-to 4
+  python -m tools.sample celeba --mode interpolate --image a.png b.png
+  python -m tools.sample celeba --mode reconstruct --image a.png      encoded to noise (DDIM inversion) and back
+  python -m tools.sample celeba --mode edit --image a.png --strength 0.5
+  python -m tools.sample celeba --mode inpaint --image a.png --mask 8,16,24,28 --method ddpm
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ddpm.base.faults import Fault, faults_reported
+from ddpm.base.files import whole_file
+from ddpm.editing import edit_start, encode, inpainting, noised, slerp
+from ddpm.figures.pictures import save_gif, save_grid
+from ddpm.machine import distributed
+from ddpm.model.pixels import normalised, to_float, to_uint8
+from ddpm.sampling import Model, load
+from ddpm.sampling.drawing import GUIDANCE, watched
+from ddpm.sampling.grid import Spacing
+from ddpm.sampling.samplers import METHODS, Denoise, NoiseStreams
+from ddpm.sampling.settings import LARGE_ABOVE, SPACINGS, Sampler, Variance
+from stages import ROOT, SCALES, Paths  # first: it puts this checkout's library on the path
+
+BATCH_SIZE = 64  # images a network call: bounds the memory
+MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: accepted: 1 or more")
+    return value
+
+
+def numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: accepted: numbers with commas between them, as in 0.5,0,0,0.5,0") from None
+
+
+def arguments() -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m tools.sample", description=__doc__, formatter_class=formatter)
+    parser.add_argument("recipe", nargs="?", help="a recipe that has checkpoints; not needed with --checkpoint")
+
+    what = parser.add_argument_group("what to draw")
+    what.add_argument("--mode", choices=MODES, default="generate", help="default: generate")
+    what.add_argument("--images", type=positive, help="how many (default: the square of --per-row; with an image, --per-row)")
+    what.add_argument("--per-row", type=positive, help="images a row of the grid (default: 8 up to 32 pixels, else 4)")
+    what.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (default: 0)")
+    what.add_argument("--class", nargs="+", dest="classes", metavar="CLASS", help="names or numbers of classes, drawn in turn")
+    what.add_argument("--context", type=numbers, help="the context itself: a number for each class, fractions allowed")
+    what.add_argument("--guidance", type=float, help="guidance scale, 1 = none (default: 2 for a conditional checkpoint)")
+
+    how = parser.add_argument_group("how to sample")
+    how.add_argument("--method", choices=list(METHODS), default="ddim", help="default: ddim; wrong = ddpm without its noise")
+    how.add_argument("--steps", type=positive, help="network calls (default: all T for ddpm and wrong, else 100)")
+    how.add_argument("--spacing", choices=SPACINGS, default="uniform", help="default: uniform")
+    how.add_argument("--eta", type=float, help="of ddim: 0, deterministic (the default), to 1, as much noise as ddpm")
+    how.add_argument("--variance", choices=["small", "large"], help="of ddpm (default: large above 300 steps, else small)")
+
+    given = parser.add_argument_group("given images (every mode but generate)")
+    given.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="one image, for interpolate two")
+    given.add_argument("--seed-to", type=int, help="interpolate: the seed at the other end, instead of images")
+    given.add_argument("--mask", help="inpaint: a picture, white where to draw anew, or a box LEFT,TOP,RIGHT,BOTTOM in pixels")
+    given.add_argument("--strength", type=float, help="edit: share of the noising that is undone, above 0 to 1 (default: 0.5)")
+
+    checkpoint = parser.add_argument_group("checkpoint and machine")
+    checkpoint.add_argument("--scale", choices=SCALES, default="demo", help="whose checkpoint (default: demo)")
+    checkpoint.add_argument("--weights", choices=["ema", "raw"], help="default: ema")
+    checkpoint.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
+    checkpoint.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    checkpoint.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: as it was trained")
+    checkpoint.add_argument("--out", type=Path, help=".png, .gif or .npy (default: samples/<scale>-<recipe>-<method>.png)")
+
+    args = parser.parse_args()
+    check(args, parser)
+    return args
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with a message that says what would be right if the arguments contradict each other."""
+
+    def refuse(wrong: object, message: str) -> None:
+        if wrong:
+            parser.error(message)
+
+    mode, method, eta = args.mode, args.method, args.eta
+    for name, seed in (("seed", args.seed), ("seed-to", args.seed_to or 0)):
+        refuse(not 0 <= seed < 2**32, f"--{name} {seed}: accepted: 0 to 2**32 - 1")
+    ending = args.out.suffix if args.out else ".png"
+    refuse(ending not in (".png", ".gif", ".npy"), f"--out {args.out}: accepted: a file name that ends in .png, .gif or .npy")
+    refuse((args.recipe is None) == (args.checkpoint is None), "accepted: a recipe, or --checkpoint FILE, and not both")
+    refuse(args.checkpoint and args.weights, "--weights and --checkpoint both choose a file: accepted: one of the two")
+    with_eta = f"--eta {eta} with --method {method}: accepted: 0 to 1, with --method ddim"
+    refuse(eta is not None and (method != "ddim" or not 0 <= eta <= 1), with_eta)
+    with_variance = f"--variance {args.variance} with --method {method}: accepted with --method ddpm"
+    refuse(args.variance and method != "ddpm", with_variance)
+    refuse(args.classes and args.context, "--class and --context both say what to draw: accepted: one of the two")
+    refuse((args.guidance or 0) < 0, f"--guidance {args.guidance}: accepted: 0 or more")
+    for name, only in (("mask", "inpaint"), ("strength", "edit"), ("seed_to", "interpolate")):
+        option = f"--{name.replace('_', '-')} with --mode {mode}"
+        refuse(getattr(args, name) is not None and mode != only, f"{option}: accepted with --mode {only}")
+    wanted, count = {"generate": 0, "interpolate": 0 if args.seed_to is not None else 2}.get(mode, 1), len(args.image or [])
+    instead = ", or --seed-to instead of images" if mode == "interpolate" else ""
+    refuse(count != wanted, f"--image: {count} given with --mode {mode}; accepted: {wanted}{instead}")
+    with_mask = "--mode inpaint: accepted with --mask: a picture, white where to draw anew, or LEFT,TOP,RIGHT,BOTTOM"
+    refuse(mode == "inpaint" and args.mask is None, with_mask)
+    refuse(not 0 < (args.strength or 1) <= 1 or args.strength == 0, f"--strength {args.strength}: accepted: above 0, at most 1")
+    following = ", ".join(name for name in METHODS if Sampler(name, 1).follows_ode)
+    asked = f"--mode {mode} follows the ODE, {method}{' with --eta' if eta else ''} does not"
+    noisy = mode in ("reconstruct", "interpolate") and not Sampler(method, 1, eta=eta or 0.0).follows_ode
+    refuse(noisy, f"{asked}: accepted: --method {following}, with eta 0")
+
+
+def context_of(args: argparse.Namespace, model: Model, count: int) -> Tensor | None:
+    """What the arguments ask of `count` images, (count, context_dim). Raises Fault if the model cannot be asked for it."""
+    for name, value in (("class", args.classes), ("context", args.context), ("guidance", args.guidance)):
+        if value is not None and not model.classes:
+            raise Fault(f"--{name}: this checkpoint is unconditional; accepted with one trained with train.context_dim above 0")
+    if args.context is None:
+        return model.context(count, args.classes)
+    if len(args.context) != len(model.classes):
+        wanted = f"{len(model.classes)}, for {', '.join(model.classes)}"
+        raise Fault(f"--context has {len(args.context)} numbers; accepted: {wanted}")
+    return model.context(count, torch.tensor([args.context]))
+
+
+def read_image(path: Path, model: Model) -> Tensor:
+    """The picture `path`, its middle square at the model's size: float32 (1, C, H, W) in [-1, 1]. Raises Fault."""
+    channels, size, _ = model.shape
+    try:
+        with Image.open(path) as image:
+            square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size), Image.Resampling.BICUBIC)
+    except (OSError, UnidentifiedImageError) as error:
+        raise Fault(f"--image {path}: {error}; accepted: a picture such as a .png or .jpg") from None
+    pixels = np.asarray(square).reshape(1, size, size, channels)
+    return to_float(torch.from_numpy(pixels.copy())).contiguous().to(model.device)
+
+
+def read_mask(text: str, model: Model) -> Tensor:
+    """1 where the image is kept, 0 where it is drawn anew: float32 (1, 1, H, W). Raises Fault."""
+    size = model.shape[-1]
+    mask = torch.ones(1, 1, size, size, device=model.device)
+    if Path(text).exists():
+        mask[0, 0] = (read_image(Path(text), model)[0].mean(0) <= 0).float()
+        return mask
+    try:
+        left, top, right, bottom = (int(part) for part in text.split(","))
+    except ValueError:
+        left = top = right = bottom = 0
+    if not (0 <= left < right <= size and 0 <= top < bottom <= size):
+        raise Fault(f"--mask {text}: accepted: a picture, or LEFT,TOP,RIGHT,BOTTOM within 0 to {size}, as in 8,8,24,24")
+    mask[..., top:bottom, left:right] = 0
+    return mask
+
+
+def prepared(
+    args: argparse.Namespace, model: Model, sampler: Sampler, noise: NoiseStreams, context: Tensor | None
+) -> tuple[Tensor, int | None, Denoise, list[np.ndarray]]:
+    """Where the sampling that args.mode asks for starts: x_t, its step (None = T), the denoiser, and pictures to show first.
+
+    Encodes images where it takes their noise. The pictures are uint8 (1, H, W, C).
+    """
+    count, schedule, guidance = len(noise.generators), model.schedule, guidance_of(args)
+    denoiser: Denoise = model.denoiser(context, guidance, count * sampler.num_steps)
+    images = [read_image(path, model) for path in args.image or []]
+    before = [to_uint8(image) for image in images]
+    x_t, start = noise.draw(), None
+    if args.mode in ("reconstruct", "interpolate"):
+        # One image each, and its own condition, as the first of those that are drawn.
+        first = model.denoiser(None if context is None else context[:1], guidance, sampler.num_steps)
+        grid = sampler.grid(schedule)
+        ends = [list(encode(first, schedule, image, grid))[-1].x_t for image in images]
+        if args.mode == "reconstruct":
+            return ends[0].expand(count, -1, -1, -1).contiguous(), None, denoiser, [*before, normalised(ends[0])]
+        ends = ends or [model.noise(seed, range(1)).draw() for seed in (args.seed, args.seed_to)]
+        x_t = slerp(ends[0][0], ends[1][0], torch.linspace(0, 1, count, device=x_t.device))
+    elif args.mode == "inpaint":
+        mask = read_mask(args.mask, model)
+        denoiser = inpainting(denoiser, images[0], mask)
+        before = [to_uint8(images[0] * mask + (1 - mask))]
+    elif args.mode == "edit":
+        start = edit_start(schedule.num_timesteps, args.strength or 0.5)
+        x_t = noised(schedule, images[0].expand_as(x_t), start, x_t)
+    return x_t, start, denoiser, before
+
+
+def guidance_of(args: argparse.Namespace) -> float:
+    """The guidance scale that the arguments ask for."""
+    return GUIDANCE if args.guidance is None else args.guidance
+
+
+def drawn(args: argparse.Namespace, model: Model, sampler: Sampler, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The images, uint8 (N, H, W, C), given ones first; and, for a .gif, the frames of their making."""
+    context = context_of(args, model, count)
+    animated = args.out is not None and args.out.suffix == ".gif"
+    if args.mode == "generate" and not animated:
+        return model.sample(count, sampler, args.seed, context, guidance_of(args), BATCH_SIZE), []
+    if count > BATCH_SIZE:
+        raise Fault(f"--images {count}: accepted: at most {BATCH_SIZE} in an animation or with --mode {args.mode}")
+    if distributed.world_size() > 1:
+        raise Fault("several processes share --mode generate to a .png or .npy; accepted here: one process")
+    noise = model.noise(args.seed, range(count))
+    x_t, start, denoiser, before = prepared(args, model, sampler, noise, context)
+    states = sampler.run(denoiser, model.schedule, x_t, noise, start)
+    steps = len(sampler.grid(model.schedule, start)) - 1
+    frames = [x_t for _, x_t, _ in watched(states, steps, sampler.label)]
+    return np.concatenate([*before, frames[-1]]), frames
+
+
+def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
+    """The sampler that the arguments ask for, of a model whose T is `longest`. Raises Fault."""
+    steps = args.steps or (longest if args.method in ("ddpm", "wrong") else min(100, longest))
+    if args.mode == "edit":  # so many steps as lie below the noise that the image is given
+        longest = edit_start(longest, args.strength or 0.5)
+        steps = args.steps or min(steps, longest)
+    if steps > longest:
+        raise Fault(f"--steps {steps}: accepted: 1 to {longest}, the timesteps from its start to the image")
+    variance: Variance = args.variance or ("large" if steps > LARGE_ABOVE else "small")
+    return Sampler(args.method, steps, cast(Spacing, args.spacing), args.eta or 0.0, variance)
+
+
+def main(args: argparse.Namespace) -> None:
+    path = args.checkpoint
+    if path is None:
+        paths = Paths(args.scale, args.recipe)
+        path = paths.raws()[-1] if args.weights == "raw" else paths.ema
+    model = load(path, args.device, args.precision)
+    sampler = sampler_asked(args, model.config.num_timesteps)
+    per_row = args.per_row or (8 if model.shape[-1] <= 32 else 4)
+    count = args.images or (per_row**2 if args.mode == "generate" else 1 if args.mode == "reconstruct" else per_row)
+    with distributed.process_group(model.device):
+        images, frames = drawn(args, model, sampler, count)
+        if distributed.rank() > 0:
+            return
+    name = args.recipe or path.stem
+    out = args.out or ROOT / "samples" / f"{args.scale}-{name}-{args.method if args.mode == 'generate' else args.mode}.png"
+    if out.suffix == ".npy":
+        with whole_file(out) as temporary:
+            np.save(temporary, images)
+    elif out.suffix == ".gif":
+        save_gif(out, frames, per_row)
+    else:
+        save_grid(out, images, per_row)
+    data, kind = model.metadata["data"], model.metadata["kind"]
+    print(f"wrote {out}: {len(images)} images, {sampler.label}, {kind} weights of step {model.step}")
+    print(f"trained on {data['count']} images: {data['origin']}")
+
+
+if __name__ == "__main__":
+    with faults_reported():
+        main(arguments())
