@@ -70,6 +70,7 @@ def test_two_processes_train_the_weights_of_one(checkout: Checkout, alone: Check
     assert float(moved) > 1e-2, "20 steps move the weights by far more"
 
 
+@pytest.mark.slow
 def test_two_machines_without_a_shared_disk_train_one_network(checkout: Checkout, alone: Checkout, tmp_path: Path) -> None:
     """Two checkouts, a launcher in each; the state of the first 8 steps lies on machine 0 only."""
     checkout.params(train__steps=8)
