@@ -7,7 +7,7 @@ examples:
   python -m tools.sample sprites --class food spell --guidance 4      a class by name; or --context 0.5,0,0,0.5,0
   python -m tools.sample sprites --method ddpm --out path.gif         the way from noise to image; wrong: --method wrong
   torchrun --nproc-per-node=2 -m tools.sample cifar10 --images 10000 --out images.npy
-                                                                       uint8 (10000, 32, 32, 3), drawn by two processes
+                                                                      uint8 (10000, 32, 32, 3), drawn by two processes
   python -m tools.sample celeba --mode interpolate --seed 3 --seed-to 4
   python -m tools.sample celeba --mode interpolate --image a.png b.png
   python -m tools.sample celeba --mode reconstruct --image a.png      encoded to noise (DDIM inversion) and back
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -34,10 +33,9 @@ from ddpm.machine import distributed
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.sampling import Model, load
 from ddpm.sampling.drawing import GUIDANCE, watched
-from ddpm.sampling.grid import Spacing
 from ddpm.sampling.samplers import METHODS, Denoise, NoiseStreams
-from ddpm.sampling.settings import LARGE_ABOVE, SPACINGS, Sampler, Variance
-from stages import ROOT, SCALES, Paths  # first: it puts this checkout's library on the path
+from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
+from stages import ROOT, SCALES, Paths
 
 BATCH_SIZE = 64  # images a network call: bounds the memory
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
@@ -125,7 +123,8 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     refuse(count != wanted, f"--image: {count} given with --mode {mode}; accepted: {wanted}{instead}")
     with_mask = "--mode inpaint: accepted with --mask: a picture, white where to draw anew, or LEFT,TOP,RIGHT,BOTTOM"
     refuse(mode == "inpaint" and args.mask is None, with_mask)
-    refuse(not 0 < (args.strength or 1) <= 1 or args.strength == 0, f"--strength {args.strength}: accepted: above 0, at most 1")
+    no_share = args.strength is not None and not 0 < args.strength <= 1
+    refuse(no_share, f"--strength {args.strength}: accepted: above 0, at most 1")
     following = ", ".join(name for name in METHODS if Sampler(name, 1).follows_ode)
     asked = f"--mode {mode} follows the ODE, {method}{' with --eta' if eta else ''} does not"
     noisy = mode in ("reconstruct", "interpolate") and not Sampler(method, 1, eta=eta or 0.0).follows_ode
@@ -236,8 +235,7 @@ def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
         steps = args.steps or min(steps, longest)
     if steps > longest:
         raise Fault(f"--steps {steps}: accepted: 1 to {longest}, the timesteps from its start to the image")
-    variance: Variance = args.variance or ("large" if steps > LARGE_ABOVE else "small")
-    return Sampler(args.method, steps, cast(Spacing, args.spacing), args.eta or 0.0, variance)
+    return sampler_of(f"{args.method} {steps} {args.spacing}", args.eta or 0.0, args.variance)
 
 
 def main(args: argparse.Namespace) -> None:
