@@ -36,7 +36,7 @@ from PIL import Image
 from ddpm.base.files import write_json
 from ddpm.base.progress import progress_bar
 from ddpm.data.archives import CELEBA_FOLDER, CelebaImages
-from ddpm.data.parallel import cpu_count
+from ddpm.base.parallel import cpu_count
 from ddpm.data.preprocess import cut, pack
 from ddpm.data.settings import DataConfig
 from stages import WORK

@@ -24,7 +24,7 @@ from ddpm.base.faults import Fault
 from ddpm.base.files import TEMPORARY
 from ddpm.data.archives import CelebaImages
 from ddpm.data.drawn.layouts import write_celeba
-from ddpm.data.parallel import in_processes
+from ddpm.base.parallel import in_processes
 from ddpm.data.preprocess import cut, pack
 from ddpm.data.sets import DATA_SETS
 from ddpm.data.settings import DataConfig

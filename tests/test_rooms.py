@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"base", "machine", "model"},
     "sampling": {"base", "machine", "model"},
     "figures": {"base", "sampling.settings", "sampling.grid"},
+    "evaluation": {"base", "machine", "model", "sampling"},
     "editing": {"model", "sampling"},
     "recipe": {"base", "data.settings", "training.settings", "figures.settings"},
 }

@@ -14,7 +14,7 @@ from ddpm.base.files import amount, free_bytes, whole_file
 from ddpm.base.hashes import sha256_of
 from ddpm.base.progress import progress_bar
 from ddpm.data.archives import CelebaImages
-from ddpm.data.parallel import in_processes
+from ddpm.base.parallel import in_processes
 from ddpm.data.settings import DataConfig
 
 CHUNK = 256  # images a task of a worker: large enough to hide the hand-over, small enough for a smooth bar

@@ -26,7 +26,7 @@ from ddpm.data.archives import CELEBA_FOLDER, CIFAR10_BATCHES, CIFAR10_FOLDER, F
 from ddpm.data.drawn.faces import draw_face
 from ddpm.data.drawn.kinds import KINDS, draw_gray_kind, draw_kind
 from ddpm.data.drawn.sprites import SPRITE_KINDS, draw_sprite
-from ddpm.data.parallel import in_processes
+from ddpm.base.parallel import in_processes
 
 CHUNK = 50  # images a task
 
