@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all soak benchmarks small full plots clean
+.PHONY: help setup demo report test test-all soak benchmarks small full plots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 13
@@ -23,7 +23,11 @@ $(READY): requirements.lock
 demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network
 	@test -e .git || dvc config --local core.no_scm true
 	dvc repro
-	@echo "The pictures: metrics/demo/*/*.png"
+	python -m tools.report
+	@echo "The pictures: report.html, and metrics/demo/*/*.png"
+
+report: setup ## write report.html: measures, curves and pictures of the demo on one page
+	python -m tools.report
 
 test: setup ## lint, types and the fast tests
 	ruff check .

@@ -34,9 +34,9 @@ import numpy as np
 from PIL import Image
 
 from ddpm.base.files import write_json
+from ddpm.base.parallel import cpu_count
 from ddpm.base.progress import progress_bar
 from ddpm.data.archives import CELEBA_FOLDER, CelebaImages
-from ddpm.base.parallel import cpu_count
 from ddpm.data.preprocess import cut, pack
 from ddpm.data.settings import DataConfig
 from stages import WORK

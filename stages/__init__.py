@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any
 
 import yaml
@@ -38,6 +39,8 @@ class RuntimeConfig(Strict):
     device: str = Field(description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     workers: Whole = Field(description="processes for preprocessing, 0 or more; 0 = one a core")
     save_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds between saves of the training state, more than 0")
+    preview_every: Annotated[float, Field(ge=0)] = Field(120.0, description="seconds between previews, 0 or more; 0 = none")
+    tensorboard: bool = Field(False, description="true or false")
     launcher: str = Field(description='"" = one process, or the start of a command that starts several, e.g. torchrun ...')
 
 
@@ -91,6 +94,12 @@ class Paths:
 def shown(path: Path) -> Path:
     """`path` as messages name it: relative to the checkout where it lies in it."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def expanded(written: str) -> Path:
+    """The path that a setting names: $DATA_HOME, other variables and ~ are expanded, a relative one starts at the checkout."""
+    filled = Template(written).safe_substitute(os.environ | {"DATA_HOME": str(DATA_HOME)})
+    return WORK.parent / Path(filled).expanduser()  # an absolute path stands for itself
 
 
 def params_file(scale: str) -> Path:

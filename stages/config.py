@@ -3,10 +3,10 @@
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
 from ddpm.machine.device import pick_device
-from ddpm.recipe import check, resolve
+from ddpm.recipe import DEFAULTS, check, resolve
 from stages import Paths, load_params, params_file, shown, stage
 
-KEYS = {"scale", "root", "file", "recipe_names", "conditional", "train", "figures", "recipes", "runtime"}
+KEYS = {"scale", "root", "file", "recipe_names", "conditional", "yardstick", *DEFAULTS, "recipes", "runtime"}
 
 
 def main(paths: Paths) -> None:
@@ -20,7 +20,7 @@ def main(paths: Paths) -> None:
     checked, settings = resolve(params, paths.recipe)
     for part, values in settings.items():
         write_json(paths.metrics / "config" / f"{part}.json", values)
-    overrides = [f"{part}.{key}" for part in ("train", "figures") for key in params["recipes"][paths.recipe].get(part, {})]
+    overrides = [f"{part}.{key}" for part in DEFAULTS for key in params["recipes"][paths.recipe].get(part, {})]
     if overrides:
         print(f"recipes.{paths.recipe} has its own: {', '.join(overrides)}")
     if checked.train.context_dim and paths.recipe in recipes and paths.recipe not in params["conditional"]:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
 from ddpm.data.settings import DataConfig
 from stages import Paths, stage
-from stages.raw import find, identity
+from stages.raw import find, heldout_sha256, identity
 
 
 def main(paths: Paths) -> None:
     config = paths.settings("data", DataConfig)
-    source = find(paths, config, redraw=True)
-    config.table.check(source)
-    size, sha256, official = identity(source, config)
+    raw = find(paths, config, redraw=True)
+    size, sha256, official = identity(raw.source, config)
+    heldout = heldout_sha256(raw, config)
+    if heldout == sha256:
+        raise Fault(
+            f"recipes.{paths.recipe}.data.heldout = {config.heldout!r}: holds the same files as data.source, which all train; "
+            "accepted: others"
+        )
+    for source, part in raw.splits.values():
+        config.table.check(source, part)
     manifest = {
         "dataset": config.dataset,
         "source": config.source if config.source in ("official", "synthetic") else "local",
         "origin": origin(config, official),
-        "name": source.name,
+        "name": raw.source.name,
         "size": size,
         "sha256": sha256,
+        "heldout_sha256": heldout,
         "matches_official": official,
         "shareable": config.shareable,
     }

@@ -1,4 +1,4 @@
-"""Pack a recipe's images into one array under work/, and record its statistics and hash."""
+"""Pack a recipe's training images and held-out ones into arrays under work/; record their statistics and hashes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from stages.raw import pack_images
 
 
 def main(paths: Paths) -> None:
-    stats = pack_images(paths, paths.settings("data", DataConfig))
+    facts = pack_images(paths, paths.settings("data", DataConfig))
     manifest = paths.facts("manifest.json", "download")
-    write_json(paths.data / "stats.json", stats | {key: manifest[key] for key in ("dataset", "source", "origin")})
+    write_json(paths.data / "stats.json", facts["training"] | {key: manifest[key] for key in ("dataset", "source", "origin")})
+    write_json(paths.data / "heldout.json", facts["heldout"])
 
 
 if __name__ == "__main__":

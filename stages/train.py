@@ -7,6 +7,7 @@ batch over several processes; only the first one writes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -27,13 +28,16 @@ from ddpm.training.session import check_processes, opening_lines, publish, resum
 from ddpm.training.settings import TrainConfig, in_steps
 from ddpm.training.states import StateFolder, state_key
 from ddpm.training.stop import Interrupts
-from stages import ROOT, Paths, shown, stage
+from stages import ROOT, Paths, RuntimeConfig, shown, stage
 from stages.packed import training_images, training_labels
+from stages.window import Window, check_tensorboard, warn
 
 
 @record  # torchrun repeats the traceback of the process that failed
 def main(paths: Paths) -> None:
     settings, interrupts = paths.runtime(), Interrupts()
+    if settings.tensorboard:
+        check_tensorboard()
     if settings.launcher and not distributed.launched():
         command = ["-m", "stages.train", paths.recipe, "--scale", paths.scale]
         if status := distributed.launch(settings.launcher, command, ROOT, interrupts.pending):
@@ -41,10 +45,10 @@ def main(paths: Paths) -> None:
         return
     device = pick_device(settings.device, distributed.local_rank())
     with distributed.process_group(device):
-        train(paths, settings.save_seconds, device, interrupts)
+        train(paths, settings, device, interrupts)
 
 
-def train(paths: Paths, save_seconds: float, device: torch.device, interrupts: Interrupts) -> None:
+def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupts: Interrupts) -> None:
     """The work of one process, of which the first one holds the state and writes."""
     keep_freed_memory()
     if distributed.local_rank() == 0:
@@ -68,13 +72,15 @@ def train(paths: Paths, save_seconds: float, device: torch.device, interrupts: I
         # Under DVC a trainer whose dvc was killed may still be saving: give it a moment. By hand, refuse at once.
         folder.lock(wait_seconds=20 if under_dvc else 0)
         for line in resume(state, config, folder, paths.models, fresh=bool(os.environ.get("FRESH"))):
-            print(f"warning: {line}", file=sys.stderr)
+            warn(line)
         lines = opening_lines(f"{paths.recipe} ({paths.scale})", state, config, folder)
         lines += folder.check_room(state, config, paths.models, copies=2 if under_dvc else 1)
         print(*lines, sep="\n", flush=True)
     if distributed.world_size() > 1:
         state.load_state_dict(distributed.from_first(state.state_dict()))
-    run(state, config, folder, interrupts, images, labels, save_seconds, metadata)
+    window = Window(paths, settings, config, folder, metadata, state.step) if first else None
+    with contextlib.closing(window) if window else contextlib.nullcontext():
+        run(state, config, folder, interrupts, images, labels, settings.save_seconds, metadata, window)
     if first:
         publish(state, config, folder, metadata, paths.models)
         report(paths, config, state, device)

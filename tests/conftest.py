@@ -47,6 +47,7 @@ TINY_FIGURES = {
     "path": {"images": 4},
     "timing": {"images": 1, "max_seconds": 0.2},
 }
+TINY_EVALUATION = {"sampler": "unipc 2", "images": 20, "batch_size": 8, "bound_images": 4}
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -176,7 +177,15 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     params["train"] |= TINY_TRAIN
     for figure, settings in TINY_FIGURES.items():
         params["figures"][figure] |= settings
-    params["runtime"] = {"device": "cpu", "workers": 1, "save_seconds": 0.2, "launcher": ""}
+    params["evaluation"] |= TINY_EVALUATION
+    params["runtime"] = {
+        "device": "cpu",
+        "workers": 1,
+        "save_seconds": 0.2,
+        "preview_every": 0.0,
+        "tensorboard": False,
+        "launcher": "",
+    }
     params |= {"recipe_names": ["cifar10", "celeba"], "conditional": []}  # two recipes are enough
     for name, size in (("cifar10", 32), ("celeba", 16)):
         params["recipes"][name] = {"data": {"dataset": name, "source": "synthetic", "images": 32, "size": size}}

@@ -21,10 +21,17 @@ from PIL import Image
 from ddpm.base.faults import Fault
 from ddpm.data import archives
 from ddpm.data.archives import (
+    CELEBA_PARTITION,
     CIFAR10_BATCHES,
+    CIFAR10_TEST_BATCH,
     FASHION_MNIST_FILES,
+    FASHION_MNIST_TEST_FILES,
     MAX_BYTES,
     CelebaImages,
+    Part,
+    celeba_partition,
+    in_tenth,
+    part_of,
     read_cifar10,
     read_fashion_mnist,
     read_sprites,
@@ -37,17 +44,15 @@ needs_real_data = pytest.mark.skipif(
 )
 
 
-def batches(records: int = 2) -> dict[str, bytes]:
+def batches(records: int = 2, names: tuple[str, ...] = CIFAR10_BATCHES) -> dict[str, bytes]:
     """Five batches of random records; image and label are those of `expected`."""
-    rng = np.random.default_rng(0)
-    return {
-        name: b"".join(bytes([label]) + rng.bytes(3072) for label in rng.integers(0, 10, records)) for name in CIFAR10_BATCHES
-    }
+    rng = np.random.default_rng(len(names))
+    return {name: b"".join(bytes([label]) + rng.bytes(3072) for label in rng.integers(0, 10, records)) for name in names}
 
 
 def expected(contents: dict[str, bytes]) -> tuple[np.ndarray, list[int]]:
     """Pixel by pixel from the publisher's description: a label, 1024 red, 1024 green, 1024 blue, row by row."""
-    joined = b"".join(contents[name] for name in CIFAR10_BATCHES)
+    joined = b"".join(contents.values())
     images = np.empty((len(joined) // 3073, 32, 32, 3), np.uint8)
     for n, y, x, channel in np.ndindex(images.shape):
         images[n, y, x, channel] = joined[n * 3073 + 1 + channel * 1024 + y * 32 + x]
@@ -86,6 +91,42 @@ def test_cifar10_from_archive_and_folders(tmp_path: Path) -> None:
         assert np.array_equal(found[0], images)
         assert found[1].tolist() == labels
         assert found[1].dtype == np.uint8
+
+
+def test_cifar10s_test_batch_is_held_out(tmp_path: Path) -> None:
+    """And it alone: the five others are what they are without it."""
+    contents, tested = batches(), batches(3, (CIFAR10_TEST_BATCH,))
+    archive = write_tar(tmp_path / "c.tar.gz", placed(contents | tested))
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name, content in (contents | tested).items():
+        (folder / name).write_bytes(content)
+    wanted: dict[Part, dict[str, bytes]] = {"heldout": tested, "training": contents, "all": contents}
+    for path in (archive, folder, tmp_path):
+        for part, part_contents in wanted.items():
+            images, labels = read_cifar10(path, part)
+            assert np.array_equal(images, expected(part_contents)[0])
+            assert labels.tolist() == expected(part_contents)[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"test_batch\.bin is missing; needed: test_batch\.bin, or others in data\.heldout"),
+        (b"", r"test_batch\.bin: all empty"),
+        (b"x", r"test_batch\.bin has 1 bytes, not a multiple"),
+        (b"\x0a" + bytes(3072), r"test_batch\.bin has a label 10"),
+    ],
+)
+def test_a_wrong_test_batch_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
+    contents = batches() | ({} if content is None else {CIFAR10_TEST_BATCH: content})
+    write_tar(tmp_path / "c.tar.gz", placed(contents))
+    for name, batch in contents.items():
+        (tmp_path / name).write_bytes(batch)
+    for path in (tmp_path / "c.tar.gz", tmp_path):
+        assert len(read_cifar10(path, "training")[0]) == 10
+        with pytest.raises(Fault, match=f"{path.name}: {words}"):
+            read_cifar10(path, "heldout")
 
 
 def spoil_length(contents: dict[str, bytes]) -> None:
@@ -222,6 +263,89 @@ def test_celeba_from_archive_and_folders_in_name_order(tmp_path: Path) -> None:
 def test_a_grey_image_becomes_rgb(tmp_path: Path) -> None:
     images = CelebaImages(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(colour="white", mode="L")}))
     assert images[0].getpixel((5, 5)) == (255, 255, 255)
+
+
+def names_of(path: Path) -> dict[Part, list[str]]:
+    parts: tuple[Part, ...] = ("training", "heldout", "all")
+    return {part: CelebaImages(path, part).names for part in parts}
+
+
+def test_the_tenth_is_the_same_on_every_machine() -> None:
+    """These are the names whose hash, as the command sha256sum prints it, is a multiple of ten."""
+    held_out = [number for number in range(1, 100) if in_tenth(f"{number:06d}.jpg")]
+    assert held_out == [1, 4, 20, 21, 23, 28, 37, 40, 41, 50, 56, 69, 79, 86, 90, 95]
+    share = np.mean([in_tenth(f"{number:06d}.jpg") for number in range(20_000)])
+    assert abs(share - 0.1) < 4 * (0.09 / 20_000) ** 0.5
+
+
+def test_without_a_list_a_tenth_of_the_faces_is_held_out_by_name(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "c.zip", {f"{number:06d}.jpg": jpeg() for number in range(1, 31)})
+    parts = names_of(archive)
+    assert parts["heldout"] == [f"{number:06d}.jpg" for number in (1, 4, 20, 21, 23, 28)]
+    assert sorted(parts["training"] + parts["heldout"]) == parts["all"]
+    assert len(parts["all"]) == 30
+    fewer = write_zip(tmp_path / "d.zip", {f"{number:06d}.jpg": jpeg() for number in range(4, 21)})
+    assert names_of(fewer)["heldout"] == ["000004.jpg", "000020.jpg"], "whatever is beside them"
+
+
+PARTITION = "000001.jpg 0\n000002.jpg 1\r\n000003.jpg 2\n000004.jpg 0\n000009.jpg 1\n"  # 9 is not in the archive
+
+
+def faces(path: Path, numbers: tuple[int, ...] = (1, 2, 3, 4)) -> dict[str, bytes]:
+    path.mkdir(parents=True, exist_ok=True)
+    return {f"{number:06d}.jpg": jpeg(colour=f"rgb({number},0,0)") for number in numbers}
+
+
+def test_the_publishers_list_splits_the_faces(tmp_path: Path) -> None:
+    """Where it lies beside the archive, among the images or above them."""
+    inner = tmp_path / "folder" / "img_align_celeba"
+    members = faces(inner)
+    archive = write_zip(tmp_path / "zip.zip", members)
+    for name, content in members.items():
+        (inner / name).write_bytes(content)
+    for path, place in ((archive, tmp_path), (inner, inner), (inner.parent, inner), (inner, inner.parent), (inner.parent,) * 2):
+        assert celeba_partition(path) is None
+        assert names_of(path)["training"] != ["000001.jpg", "000004.jpg"], "by their names"
+        (place / CELEBA_PARTITION).write_text(PARTITION)
+        assert celeba_partition(path) == place / CELEBA_PARTITION
+        wanted = {"training": ["000001.jpg", "000004.jpg"], "heldout": ["000002.jpg", "000003.jpg"], "all": list(members)}
+        assert names_of(path) == wanted
+        assert CelebaImages(path, "heldout").read("000003.jpg") == members["000003.jpg"]
+        assert np.array_equal(np.asarray(CelebaImages(path, "heldout")[1]), np.asarray(CelebaImages(path)[2]))
+        (place / CELEBA_PARTITION).unlink()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("000002.jpg 1", "000002.jpg 3", "line 2 is '000002.jpg 3'; accepted: NAME 0, NAME 1 or NAME 2"),
+        ("000002.jpg 1", "000002.jpg", "line 2 is '000002.jpg'; accepted"),
+        ("000002.jpg 1", "000002.jpg 1 0", "line 2 is '000002.jpg 1 0'; accepted"),
+        ("000002.jpg 1", "", "line 2 is ''; accepted"),
+        ("000002.jpg 1", "\xff" * 500, r"line 2 is '.{80}'; accepted"),
+        ("000009.jpg 1", "000001.jpg 1", "line 5, '000001.jpg 1', contradicts an earlier one"),
+        ("000003.jpg 2\n", "", r"has no line for 000003.jpg, one of 1 images that it lacks; accepted: all of them"),
+    ],
+)
+def test_a_list_that_does_not_split_the_faces_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    archive = write_zip(tmp_path / "c.zip", faces(tmp_path))
+    (tmp_path / CELEBA_PARTITION).write_bytes(PARTITION.replace(old, new).encode("latin-1"))
+    for part in ("training", "heldout"):
+        with pytest.raises(Fault, match=rf"{CELEBA_PARTITION}: {words}"):
+            CelebaImages(archive, part)
+    assert len(CelebaImages(archive)) == 4, "for all of them it is not read"
+
+
+def test_a_split_with_an_empty_side_is_refused(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "c.zip", faces(tmp_path))
+    lines = PARTITION.splitlines()
+    for number, side in (("0", "held out"), ("1", "left for training")):
+        (tmp_path / CELEBA_PARTITION).write_text("".join(f"{line.split()[0]} {number}\n" for line in lines))
+        for part in ("training", "heldout"):
+            with pytest.raises(Fault, match=rf"c\.zip: none of 4 images would be {side}; accepted: more images, or others in"):
+                CelebaImages(archive, part)
+    with pytest.raises(Fault, match=r"none of 1 images would be left for training"):
+        part_of(archive, ["000001.jpg"], "heldout")
 
 
 @pytest.mark.parametrize(
@@ -415,9 +539,11 @@ def garments(count: int = 5) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
 
 
-def write_garments(folder: Path, images: bytes, labels: bytes, packed: bool = True) -> Path:
+def write_garments(
+    folder: Path, images: bytes, labels: bytes, packed: bool = True, names: tuple[str, ...] = FASHION_MNIST_FILES
+) -> Path:
     folder.mkdir(exist_ok=True)
-    for name, content in zip(FASHION_MNIST_FILES, (images, labels), strict=True):
+    for name, content in zip(names, (images, labels), strict=True):
         if packed:
             (folder / name).write_bytes(gzip.compress(content))
         else:
@@ -436,6 +562,21 @@ def test_fashion_mnist_is_read_as_torchvision_reads_it(tmp_path: Path, packed: b
     assert np.array_equal(found[0], wanted[..., None])
     assert found[1].tolist() == labels.tolist()
     assert found[0].dtype == found[1].dtype == np.uint8
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_t10k_files_are_held_out(tmp_path: Path, packed: bool) -> None:
+    """Each part is read from its own two files, whose numbers of images differ."""
+    write_garments(tmp_path, *map(idx, garments(12)), packed=packed)
+    with pytest.raises(Fault, match=r"t10k-images-idx3-ubyte\.gz is missing.* t10k-images-idx3-ubyte, or others in data"):
+        read_fashion_mnist(tmp_path, "heldout")
+    images, labels = garments(7)
+    write_garments(tmp_path, idx(255 - images), idx(labels), packed, FASHION_MNIST_TEST_FILES)
+    found = read_fashion_mnist(tmp_path, "heldout")
+    assert np.array_equal(found[0][..., 0], 255 - images)
+    assert found[1].tolist() == labels.tolist()
+    for part in ("training", "all"):
+        assert np.array_equal(read_fashion_mnist(tmp_path, part)[0][..., 0], garments(12)[0])
 
 
 IMAGES, LABELS = garments()
@@ -505,6 +646,7 @@ def test_real_fashion_mnist(tmp_path: Path) -> None:
         (tmp_path / name.removesuffix(".gz")).write_bytes(gzip.decompress((FASHION_MNIST / name).read_bytes()))
     assert np.array_equal(images[..., 0], read_image_file(str(tmp_path / "train-images-idx3-ubyte")))
     assert labels.tolist() == read_label_file(str(tmp_path / "train-labels-idx1-ubyte")).tolist()
+    assert len(read_fashion_mnist(FASHION_MNIST, "heldout")[0]) == 100
     width = (images[..., 0] > 50).any(1).sum(1)
     assert width[labels == 1].mean() < 0.6 * width[labels == 2].mean(), "trousers are narrower than pullovers"
 
@@ -521,6 +663,21 @@ def test_sprites_are_read_from_numpys_files(tmp_path: Path, save: Callable[..., 
     assert np.array_equal(labels, KINDS)
     save(tmp_path / "s.npz", labels=KINDS, images=np.asfortranarray(SPRITES))
     assert np.array_equal(read_sprites(tmp_path / "s.npz")[0], SPRITES)
+
+
+def test_a_tenth_of_the_sprites_is_held_out_by_place(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), np.uint8)
+    labels = np.arange(100, dtype=np.uint8) % 5
+    np.savez(tmp_path / "s.npz", images=images, labels=labels)
+    places = np.isin(np.arange(100), [18, 72, 74, 87, 96])  # their sha256, as sha256sum prints it, is a multiple of ten
+    for part, rows in (("heldout", places), ("training", ~places)):
+        found = read_sprites(tmp_path / "s.npz", part)
+        assert np.array_equal(found[0], images[rows])
+        assert np.array_equal(found[1], labels[rows])
+        assert found[0].flags.c_contiguous
+    np.savez(tmp_path / "s.npz", images=images[:18], labels=labels[:18])
+    with pytest.raises(Fault, match=r"s\.npz: none of 18 images would be held out"):
+        read_sprites(tmp_path / "s.npz", "training")
 
 
 @pytest.mark.parametrize(
@@ -625,6 +782,9 @@ def test_real_cifar10() -> None:
     images, labels = read_cifar10(Path(str(REAL)) / "cifar-10-binary.tar.gz")
     assert images.shape == (50000, 32, 32, 3)
     assert (np.bincount(labels) == 5000).all()
+    tested, tested_labels = read_cifar10(Path(str(REAL)) / "cifar-10-binary.tar.gz", "heldout")
+    assert tested.shape == (10000, 32, 32, 3)
+    assert (np.bincount(tested_labels) == 1000).all()
     # The field's channel means and deviations; a JPEG copy differs in the third place.
     assert np.allclose(images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=2e-3)
     assert np.allclose(images.std((0, 1, 2)) / 255, [0.2470, 0.2435, 0.2616], atol=3e-3)
@@ -635,6 +795,9 @@ def test_real_celeba() -> None:
     images = CelebaImages(Path(str(REAL)) / "celeba" / "img_align_celeba.zip")
     images.check()
     assert images.names == sorted(images.names)
+    parts = names_of(Path(str(REAL)) / "celeba" / "img_align_celeba.zip")
+    assert sorted(parts["training"] + parts["heldout"]) == images.names
+    assert {len(parts["training"]), len(parts["heldout"])} in ({4560, 1439}, {162_770, 39_829}), "a part, or all that there are"
     mean = np.mean([np.asarray(images[index]) for index in range(0, len(images), 20)], axis=0)
     eyes, cheeks = mean[107:115, [69, 108]], mean[128:136, [62, 115]]
     assert eyes.mean() < cheeks.mean() - 15, "the eyes are where the aligned images have them"

@@ -94,6 +94,10 @@ BAD_FOR_CIFAR10 = [
     ("recipes.cifar10.data.crop", [0, 0, 8, 8], "accepted for cifar10"),
     ("recipes.cifar10.data.dataset", "mnist", "one of cifar10, celeba, fashion_mnist, sprites"),
     ("recipes.cifar10.data.source", "", "official, synthetic, or"),
+    ("evaluation.sampler", "wrong 10", "methods: ddpm, ddim"),
+    ("evaluation.sampler", "unipc 1001", "at most train.num_timesteps = 1000"),
+    ("evaluation.images", 5, "20 or more"),
+    ("evaluation.inception", None, "official, or the path"),
     ("figures.drawing.sampler", "wrong 10", "methods: ddpm, ddim"),
     ("figures.drawing.sampler", 5, "methods: ddpm, ddim"),
     ("figures.drawing", 5, "accepted"),
@@ -111,6 +115,7 @@ BAD_FOR_CELEBA = [
     ("recipes.celeba.train.channels", [64, 128, 6, 8, 8], "multiples of 4"),
     ("recipes.celeba.train.warmup_steps", 229000, "less than recipes.celeba.train.steps = 229000"),
     ("recipes.celeba.figures.drawing.sampler", "ddim 2000", "at most train.num_timesteps = 1000"),
+    ("recipes.celeba.evaluation.guidance", -1.0, "0 or more"),
     ("recipes.celeba.train.context_dim", 10, "accepted: 0, unconditional"),
     ("recipes.celeba.data.size", 8, "accepted: more than 8"),
     ("recipes.celeba.data.size", 0, "side of the square"),
@@ -210,6 +215,8 @@ def test_every_recipe_that_runs_is_checked() -> None:
             check(params({"recipe_names": names}))
     with pytest.raises(Fault, match=r"^conditional = \['celeba'\]; accepted: a list out of cifar10_classes, sprites"):
         check(params({"conditional": ["celeba"]}))
+    with pytest.raises(Fault, match=r"^yardstick = \['mnist'\]; accepted: \[\], or one of cifar10, "):
+        check(params({"yardstick": ["mnist"]}))
     check(params({"recipes.celeba.train.lr": 5, "recipe_names": ["cifar10"], "conditional": []}))
 
 

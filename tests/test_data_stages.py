@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,20 @@ import yaml
 import stages
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import write_json
-from ddpm.data.archives import FASHION_MNIST_FILES, read_cifar10, read_fashion_mnist, read_sprites
+from ddpm.data.archives import (
+    CELEBA_PARTITION,
+    CIFAR10_BATCHES,
+    CIFAR10_FOLDER,
+    CIFAR10_TEST_BATCH,
+    FASHION_MNIST_FILES,
+    FASHION_MNIST_TEST_FILES,
+    read_cifar10,
+    read_fashion_mnist,
+    read_sprites,
+)
 from ddpm.data.drawn.layouts import write_celeba, write_cifar10, write_fashion_mnist, write_sprites
 from ddpm.data.fetch import RemoteFile
+from ddpm.data.preprocess import pack
 from ddpm.data.sets import DATA_SETS
 from ddpm.data.settings import DataConfig
 from stages import Paths, download, preprocess, raw
@@ -73,6 +85,13 @@ class Project:
         (path,) = (self.root / "work/demo" / recipe).glob(f"{kind}-*.npy")
         return path
 
+    def error(self, recipe: str, stage: str) -> str:
+        """What the stage, which must end with a message, says."""
+        done = self.run("-m", f"stages.{stage}", recipe)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
     def training_images(self, recipe: str) -> subprocess.CompletedProcess[str]:
         """Print how many images a later stage sees."""
         return self._see(recipe, "len(training_images(paths)[0])")
@@ -81,9 +100,17 @@ class Project:
         """Print the sum of the labels that a later stage sees, or None."""
         return self._see(recipe, "None if (labels := training_labels(paths)) is None else labels.sum(dtype=int)")
 
+    def heldout_images(self, recipe: str) -> subprocess.CompletedProcess[str]:
+        """Print how many images are held out for a later stage."""
+        return self._see(recipe, "len(heldout_images(paths)[0])")
+
+    def heldout_labels(self, recipe: str) -> subprocess.CompletedProcess[str]:
+        """Print the sum of the held-out images' labels that a later stage sees, or None."""
+        return self._see(recipe, "None if (labels := heldout_labels(paths)) is None else labels.sum(dtype=int)")
+
     def _see(self, recipe: str, what: str) -> subprocess.CompletedProcess[str]:
         code = (
-            "from stages import Paths, faults_reported\nfrom stages.packed import training_images, training_labels\n"
+            "from stages import Paths, faults_reported\nfrom stages.packed import *\n"
             f"paths = Paths('demo', '{recipe}')\n"
             f"with faults_reported(): print('seen', {what})"
         )
@@ -111,7 +138,79 @@ def test_synthetic_images_from_nothing_to_an_array(project: Project, recipe: str
     assert stats["channels"] == channels
     assert np.allclose((array / 255).mean((0, 1, 2)), np.array(stats["mean"]))
     produced = {path.name for path in (project.root / "data/demo" / recipe).iterdir()}
-    assert produced == {"manifest.json", "stats.json"}, "no image outside work/"
+    assert produced == {"manifest.json", "stats.json", "heldout.json"}, "no image outside work/"
+
+
+@pytest.mark.parametrize("recipe", DATA_SETS)
+def test_synthetic_images_of_no_training_are_held_out(project: Project, recipe: str) -> None:
+    """Half as many, drawn as those of another seed; the training's are all that are drawn of its own."""
+    project.set(recipe, seed=7)
+    project.stages(recipe, "download", "preprocess")
+    facts, array = project.facts(recipe, "heldout.json"), np.load(project.array(recipe, "heldout-images"))
+    assert list(facts) == ["count", "sha256", "labels_sha256", "split"]
+    assert facts["split"] == f"10 images drawn by this project's code, seed {2**32 + 7}"
+    assert facts["sha256"] == hashlib.sha256(project.array(recipe, "heldout-images").read_bytes()).hexdigest()
+    DATA_SETS[recipe].write(project.root / "drawn", 10, 2**32 + 7, 1)
+    wanted = project.root / "wanted.npy"
+    settings = DataConfig(dataset=recipe, source="synthetic")
+    assert pack(settings, project.root / "drawn", wanted, 1, wanted.with_name("labels.npy"))["sha256"] == facts["sha256"]
+    assert np.array_equal(np.load(wanted), array)
+    training = np.load(project.array(recipe))
+    assert (len(training), len(array)) == (20, 10)
+    assert not {image.tobytes() for image in training} & {image.tobytes() for image in array}
+    if facts["labels_sha256"]:
+        assert np.array_equal(np.load(project.array(recipe, "heldout-labels")), np.load(wanted.with_name("labels.npy")))
+    project.set(recipe, images=1)
+    project.stages(recipe, "download", "preprocess")
+    assert project.facts(recipe, "heldout.json")["count"] == 1
+
+
+def test_missing_held_out_images_are_made_again_and_must_be_the_recorded_ones(project: Project) -> None:
+    project.set("cifar10")
+    project.stages("cifar10", "download", "preprocess")
+    images, labels = (project.array("cifar10", f"heldout-{kind}") for kind in ("images", "labels"))
+    before, total = images.read_bytes(), np.load(labels).sum(dtype=int)
+    shutil.rmtree(project.root / "work")
+    assert project.heldout_images("cifar10").stdout.endswith("seen 10\n")
+    assert images.read_bytes() == before
+    labels.unlink()
+    assert project.heldout_labels("cifar10").stdout.endswith(f"seen {total}\n")
+    assert project.heldout_labels("cifar10").stdout == f"seen {total}\n"
+    np.save(labels, np.load(labels)[:-1])
+    name = labels.relative_to(project.root)
+    assert f"{name} has 9 labels for 10 images" in project.heldout_labels("cifar10").stderr
+    facts = project.root / "data/demo/cifar10/heldout.json"
+    facts.write_text(facts.read_text().replace('"sha256": "', '"sha256": "0'))
+    done = project.heldout_images("cifar10")
+    assert done.returncode == 1
+    assert "error: the sha256 of what is packed here is not that of data/demo/cifar10/heldout.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not images.exists()
+    facts.unlink()
+    missing, maker = "data/demo/cifar10/heldout.json is missing", "dvc repro preprocess@cifar10"
+    assert project.heldout_images("cifar10").stderr == f"error: {missing}; it is made by: {maker}\n"
+    assert project.training_images("cifar10").stdout == "seen 20\n", "which needs nothing of them"
+
+
+def test_stale_held_out_drawings_are_drawn_again(project: Project) -> None:
+    project.set("sprites")
+    project.stages("sprites", "download")
+    drawn = project.root / f"work/downloads/synthetic/sprites-10-seed{2**32}.npz"
+    sound = drawn.read_bytes()
+    write_sprites(drawn, 10, seed=9, workers=1)
+    project.stages("sprites", "preprocess")
+    assert drawn.read_bytes() == sound
+
+
+def test_a_manifest_of_before_there_was_a_split_is_made_again(project: Project) -> None:
+    project.set("sprites")
+    project.stages("sprites", "download")
+    manifest = project.root / "data/demo/sprites/manifest.json"
+    facts = project.facts("sprites", "manifest.json")
+    del facts["heldout_sha256"]
+    manifest.write_text(json.dumps(facts))
+    assert "recorded is None" in (said := project.error("sprites", "preprocess"))
+    assert "dvc repro download@sprites" in said
 
 
 def test_a_missing_array_is_made_again_from_nothing_but_the_facts(project: Project) -> None:
@@ -129,8 +228,7 @@ def test_a_missing_array_is_made_again_from_nothing_but_the_facts(project: Proje
 def test_missing_labels_are_made_again(project: Project) -> None:
     project.set("cifar10")
     project.stages("cifar10", "download", "preprocess")
-    (drawn,) = (project.root / "work/downloads/synthetic").glob("*.tar.gz")
-    labels = read_cifar10(drawn)[1]
+    labels = read_cifar10(project.root / "work/downloads/synthetic/cifar10-20-seed0.tar.gz")[1]
     path = project.array("cifar10", "labels")
     assert project.facts("cifar10", "stats.json")["labels_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert np.array_equal(np.load(path), labels)
@@ -195,7 +293,7 @@ def test_facts_that_were_never_made_are_named(project: Project) -> None:
 def test_stale_drawings_are_drawn_again(project: Project) -> None:
     project.set("cifar10")
     project.stages("cifar10", "download")
-    (drawn,) = (project.root / "work/downloads/synthetic").glob("*.tar.gz")
+    drawn = project.root / "work/downloads/synthetic/cifar10-20-seed0.tar.gz"
     sound = drawn.read_bytes()
     write_cifar10(drawn, 20, seed=9, workers=1)
     project.stages("cifar10", "preprocess")
@@ -205,7 +303,7 @@ def test_stale_drawings_are_drawn_again(project: Project) -> None:
 def test_stale_or_incomplete_folders_are_drawn_again(project: Project) -> None:
     project.set("fashion_mnist")
     project.stages("fashion_mnist", "download")
-    (drawn,) = (path for path in (project.root / "work/downloads/synthetic").iterdir() if path.is_dir())
+    drawn = project.root / "work/downloads/synthetic/fashion_mnist-20-seed0"
     sound = {path.name: path.read_bytes() for path in drawn.iterdir()}
     for name in FASHION_MNIST_FILES:
         (drawn / name).unlink()
@@ -213,8 +311,34 @@ def test_stale_or_incomplete_folders_are_drawn_again(project: Project) -> None:
         assert {path.name: path.read_bytes() for path in drawn.iterdir()} == sound
 
 
+def write_garments(folder: Path, images: int, seed: int) -> Path:
+    """Fashion-MNIST's four files, four images in the t10k ones."""
+    write_fashion_mnist(folder / "t10k", 4, seed + 1, workers=1)
+    write_fashion_mnist(folder, images, seed, workers=1)
+    for name, held_out in zip(FASHION_MNIST_FILES, FASHION_MNIST_TEST_FILES, strict=True):
+        (folder / "t10k" / name).replace(folder / held_out)
+    (folder / "t10k").rmdir()
+    return folder
+
+
+def write_pictures(path: Path, images: int, seed: int) -> Path:
+    """CIFAR-10's archive, with a test batch of four images."""
+    for name, count, other in (("train", images, 0), ("test", 4, 1)):
+        write_cifar10(path.with_name(f"{name}.tar.gz"), count, seed + other, workers=1)
+        shutil.unpack_archive(path.with_name(f"{name}.tar.gz"), path.with_name(name))
+    batches, tested = (path.with_name(name) / CIFAR10_FOLDER for name in ("train", "test"))
+    joined = b"".join((tested / name).read_bytes() for name in CIFAR10_BATCHES)
+    (batches / CIFAR10_TEST_BATCH).write_bytes(joined)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(batches, CIFAR10_FOLDER)
+    for name in ("train", "test"):
+        shutil.rmtree(path.with_name(name))
+        path.with_name(f"{name}.tar.gz").unlink()
+    return path
+
+
 def test_a_local_folder_of_fashion_mnist(project: Project) -> None:
-    write_fashion_mnist(project.root / "mine", 17, seed=1, workers=1)
+    write_garments(project.root / "mine", 17, seed=1)
     project.set("fashion_mnist", source="mine")
     project.stages("fashion_mnist", "download", "preprocess")
     manifest = project.facts("fashion_mnist", "manifest.json")
@@ -225,21 +349,97 @@ def test_a_local_folder_of_fashion_mnist(project: Project) -> None:
     images, labels = read_fashion_mnist(project.root / "mine")
     assert np.array_equal(np.load(project.array("fashion_mnist")), images)
     assert np.array_equal(np.load(project.array("fashion_mnist", "labels")), labels)
-    write_fashion_mnist(project.root / "mine", 17, seed=2, workers=1)
-    done = project.run("-m", "stages.preprocess", "fashion_mnist")
-    assert done.returncode == 1
-    assert "is not what data/demo/fashion_mnist/manifest.json describes" in done.stderr
+    images, labels = read_fashion_mnist(project.root / "mine", "heldout")
+    assert np.array_equal(np.load(project.array("fashion_mnist", "heldout-images")), images)
+    assert np.array_equal(np.load(project.array("fashion_mnist", "heldout-labels")), labels)
+    facts = project.facts("fashion_mnist", "heldout.json")
+    assert (facts["count"], facts["split"]) == (4, "Fashion-MNIST's t10k files")
+    (project.root / "mine" / FASHION_MNIST_TEST_FILES[0]).write_bytes(b"others")
+    described = "is not what data/demo/fashion_mnist/manifest.json describes"
+    assert described in project.error("fashion_mnist", "preprocess")
+    assert "t10k-images-idx3-ubyte.gz: not a whole .gz file" in project.error("fashion_mnist", "download")
+    write_garments(project.root / "mine", 17, seed=2)
+    assert described in project.error("fashion_mnist", "preprocess")
 
 
 def test_a_local_file_of_sprites(project: Project) -> None:
-    write_sprites(project.root / "mine.npz", 17, seed=1, workers=1)
+    write_sprites(project.root / "mine.npz", 100, seed=1, workers=1)
     project.set("sprites", source="mine.npz")
     project.stages("sprites", "download", "preprocess")
     manifest = project.facts("sprites", "manifest.json")
     assert (manifest["source"], manifest["name"], manifest["matches_official"]) == ("local", "mine.npz", False)
-    images, labels = read_sprites(project.root / "mine.npz")
-    assert np.array_equal(np.load(project.array("sprites")), images)
-    assert np.array_equal(np.load(project.array("sprites", "labels")), labels)
+    for part, prefix in (("training", ""), ("heldout", "heldout-")):
+        images, labels = read_sprites(project.root / "mine.npz", part)
+        assert np.array_equal(np.load(project.array("sprites", f"{prefix}images")), images)
+        assert np.array_equal(np.load(project.array("sprites", f"{prefix}labels")), labels)
+    assert project.facts("sprites", "stats.json")["count"] == 95
+    split = "a tenth of the images, chosen by a hash of their place in the file"
+    assert project.facts("sprites", "heldout.json")["split"] == split
+
+
+def test_another_archive_is_held_out(project: Project, tmp_path: Path) -> None:
+    """Then all images of the first one train, whatever a list beside it or its test files say."""
+    home = tmp_path / "home"
+    write_celeba(home / "first/img_align_celeba.zip", 6, seed=1, workers=1)
+    write_celeba(home / "second/img_align_celeba.zip", 3, seed=2, workers=1)
+    (home / "first" / CELEBA_PARTITION).write_text("nobody reads this")
+    project.set("celeba", source="$DATA_HOME/first", heldout="$DATA_HOME/second", size=16)
+    project.stages("celeba", "download", "preprocess", data_home=home)
+    assert project.facts("celeba", "stats.json")["count"] == 6
+    facts = project.facts("celeba", "heldout.json")
+    assert (facts["count"], facts["split"]) == (3, "all images of img_align_celeba.zip (data.heldout)")
+    settings = DataConfig(dataset="celeba", source="synthetic", size=16)
+    pack(settings, home / "second/img_align_celeba.zip", tmp_path / "wanted.npy", 1)
+    assert project.array("celeba", "heldout-images").read_bytes() == (tmp_path / "wanted.npy").read_bytes()
+    write_celeba(home / "second/img_align_celeba.zip", 3, seed=3, workers=1)
+    done = project.run("-m", "stages.preprocess", "celeba", data_home=home)
+    assert "second/img_align_celeba.zip: is not what data/demo/celeba/manifest.json describes" in done.stderr
+    write_cifar10(project.root / "first.tar.gz", 10, seed=1, workers=1)
+    write_cifar10(project.root / "second.tar.gz", 5, seed=2, workers=1)
+    project.set("cifar10", source="first.tar.gz", heldout="second.tar.gz")
+    project.stages("cifar10", "download", "preprocess")
+    assert np.array_equal(np.load(project.array("cifar10", "heldout-labels")), read_cifar10(project.root / "second.tar.gz")[1])
+
+
+def test_a_wrong_archive_to_hold_out_is_explained(project: Project) -> None:
+    write_cifar10(project.root / "first.tar.gz", 10, seed=1, workers=1)
+    project.set("cifar10", source="first.tar.gz", heldout="none.tar.gz")
+    said = project.error("cifar10", "download")
+    assert f"recipes.cifar10.data.heldout = 'none.tar.gz': there is nothing at {project.root / 'none.tar.gz'}; accepted" in said
+    assert "official" not in said
+    shutil.copy(project.root / "first.tar.gz", project.root / "copy.tar.gz")
+    for same in ("first.tar.gz", "copy.tar.gz"):
+        project.set("cifar10", source="first.tar.gz", heldout=same)
+        said = project.error("cifar10", "download")
+        assert f"recipes.cifar10.data.heldout = '{same}': holds the same files as data.source" in said
+    (project.root / "broken.tar.gz").write_bytes((project.root / "first.tar.gz").read_bytes()[:-4])
+    project.set("cifar10", source="first.tar.gz", heldout="broken.tar.gz")
+    assert "broken.tar.gz: not a whole .tar.gz archive" in project.error("cifar10", "download")
+    project.set("cifar10", source="first.tar.gz")
+    assert "first.tar.gz: test_batch.bin is missing" in project.error("cifar10", "download")
+    assert not (project.root / "data").exists()
+
+
+def test_a_list_that_changed_does_not_change_the_split(project: Project) -> None:
+    write_celeba(project.root / "img_align_celeba.zip", 4, seed=1, workers=1)
+    listed = project.root / CELEBA_PARTITION
+    listed.write_text("000001.jpg 0\n000002.jpg 1\n000003.jpg 0\n000004.jpg 2\n")
+    project.set("celeba", source="img_align_celeba.zip", size=16)
+    project.stages("celeba", "download", "preprocess")
+    assert project.facts("celeba", "manifest.json")["heldout_sha256"] == hashlib.sha256(listed.read_bytes()).hexdigest()
+    settings = DataConfig(dataset="celeba", source="synthetic", size=16)
+    pack(settings, project.root / "img_align_celeba.zip", project.root / "all.npy", 1)
+    everything = np.load(project.root / "all.npy")
+    assert np.array_equal(np.load(project.array("celeba")), everything[[0, 2]])
+    assert np.array_equal(np.load(project.array("celeba", "heldout-images")), everything[[1, 3]])
+    split = f"the images that {CELEBA_PARTITION} does not give to training"
+    assert project.facts("celeba", "heldout.json")["split"] == split
+    listed.write_text(listed.read_text().replace("000003.jpg 0", "000003.jpg 1"))
+    said = project.error("celeba", "preprocess")
+    assert f"{listed}: is not what data/demo/celeba/manifest.json describes" in said
+    assert "dvc repro download@celeba" in said
+    listed.unlink()
+    assert "is not what data/demo/celeba/manifest.json describes" in project.error("celeba", "preprocess")
 
 
 @pytest.mark.parametrize(
@@ -263,13 +463,13 @@ def test_a_wrong_local_source_is_explained(project: Project, dataset: str, accep
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of Fashion-MNIST's two files that a server offers as the official ones; the stages work in tmp_path."""
+    """A folder of Fashion-MNIST's four files that a server offers as the official ones; the stages work in tmp_path."""
     folder = tmp_path / "published"
-    write_fashion_mnist(folder, 30, seed=5, workers=1)
+    write_garments(folder, 30, seed=5)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    contents = {name: (folder / name).read_bytes() for name in FASHION_MNIST_FILES}
+    contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     address = f"http://127.0.0.1:{server.server_port}"
     files = tuple(
         RemoteFile(name, len(content), (f"{address}/{name}",), "Ask the publisher.", hashlib.md5(content).hexdigest())
@@ -295,7 +495,7 @@ def test_official_files_are_fetched_into_a_folder_of_the_data_set(published: Pat
     paths = Paths("demo", "fashion_mnist")
     download.main(paths)
     preprocess.main(paths)
-    for name in FASHION_MNIST_FILES:
+    for name in FASHION_MNIST_FILES + FASHION_MNIST_TEST_FILES:
         assert (tmp_path / "home/fashion_mnist" / name).read_bytes() == (published / name).read_bytes()
     manifest, stats = paths.facts("manifest.json", ""), paths.facts("stats.json", "")
     assert (manifest["source"], manifest["matches_official"]) == ("official", True)
@@ -309,17 +509,17 @@ def test_official_files_are_fetched_into_a_folder_of_the_data_set(published: Pat
 
 
 def test_an_official_file_that_differs_is_not_used(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = DATA_SETS["fashion_mnist"].files
-    offer(monkeypatch, (images, dataclasses.replace(labels, md5="0" * 32)))
+    *sound, labels = DATA_SETS["fashion_mnist"].files
+    offer(monkeypatch, (*sound, dataclasses.replace(labels, md5="0" * 32)))
     with pytest.raises(Fault, match=r"(?s)train-labels-idx1-ubyte.gz could not be downloaded.*Put it into the folder"):
         download.main(Paths("demo", "fashion_mnist"))
-    assert {path.name for path in (tmp_path / "home/fashion_mnist").glob("*.gz")} == {FASHION_MNIST_FILES[0]}
+    assert {path.name for path in (tmp_path / "home/fashion_mnist").glob("*.gz")} == {file.name for file in sound}
     assert not (tmp_path / "data").exists()
 
 
 def test_a_local_archive_or_folder_in_data_home(project: Project, tmp_path: Path) -> None:
     home = tmp_path / "elsewhere"
-    write_celeba(home / "img_align_celeba.zip", 17, seed=1, workers=1)
+    write_celeba(home / "img_align_celeba.zip", 5, seed=1, workers=1)
     project.set("celeba", source="$DATA_HOME", size=16)
     project.stages("celeba", "download", "preprocess", data_home=home)
     manifest = project.facts("celeba", "manifest.json")
@@ -339,10 +539,12 @@ def test_a_local_archive_or_folder_in_data_home(project: Project, tmp_path: Path
 
 
 def test_data_home_has_a_default(project: Project) -> None:
-    write_cifar10(project.root / "work/downloads/mine.tar.gz", 10, seed=1, workers=1)
+    write_pictures(project.root / "work/downloads/mine.tar.gz", 10, seed=1)
     project.set("cifar10", source="${DATA_HOME}/mine.tar.gz")
     project.stages("cifar10", "download", "preprocess")
     assert project.facts("cifar10", "stats.json")["count"] == 10
+    facts = project.facts("cifar10", "heldout.json")
+    assert (facts["count"], facts["split"]) == (4, "CIFAR-10's test batch")
 
 
 def test_a_local_source_that_is_not_there_is_explained(project: Project) -> None:
@@ -357,11 +559,10 @@ def test_a_local_source_that_is_not_there_is_explained(project: Project) -> None
 
 
 def test_a_local_archive_that_changed_since_it_was_recorded_is_refused(project: Project) -> None:
-    archive = project.root / "mine.tar.gz"
-    write_cifar10(archive, 10, seed=1, workers=1)
+    archive = write_pictures(project.root / "mine.tar.gz", 10, seed=1)
     project.set("cifar10", source="mine.tar.gz")
     project.stages("cifar10", "download")
-    write_cifar10(archive, 10, seed=2, workers=1)
+    write_pictures(archive, 10, seed=2)
     done = project.run("-m", "stages.preprocess", "cifar10")
     assert done.returncode == 1
     assert "is not what data/demo/cifar10/manifest.json describes" in done.stderr

@@ -22,9 +22,9 @@ from PIL import Image
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import TEMPORARY
-from ddpm.data.archives import CelebaImages
-from ddpm.data.drawn.layouts import write_celeba
 from ddpm.base.parallel import in_processes
+from ddpm.data.archives import CelebaImages, Part, in_tenth
+from ddpm.data.drawn.layouts import write_celeba
 from ddpm.data.preprocess import cut, pack
 from ddpm.data.sets import DATA_SETS
 from ddpm.data.settings import DataConfig
@@ -32,6 +32,7 @@ from ddpm.data.settings import DataConfig
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 REAL = os.environ.get("DDPM_REAL_DATA")
 BOX = [25, 57, 128, 128]
+PARTS: tuple[Part, ...] = ("training", "heldout", "all")
 
 
 def celeba(size: int, crop: list[int] = BOX) -> DataConfig:
@@ -145,6 +146,34 @@ def test_images_with_labels_are_packed_as_they_are(tmp_path: Path, dataset: str,
     assert stats["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert stats["labels_sha256"] == hashlib.sha256(labels_out.read_bytes()).hexdigest()
     assert {path.name for path in out.parent.iterdir()} == {"a.npy", "l.npy"}
+
+
+def test_each_part_of_a_source_is_packed_with_its_labels(tmp_path: Path) -> None:
+    source = tmp_path / "s.npz"
+    DATA_SETS["sprites"].write(source, 100, 0, 1)
+    packed = {}
+    for part in PARTS:
+        out, labels_out = tmp_path / f"{part}.npy", tmp_path / f"{part}-labels.npy"
+        stats = pack(DataConfig(dataset="sprites", source="s.npz"), source, out, 1, labels_out, part)
+        packed[part] = np.load(out), np.load(labels_out)
+        assert stats["count"] == len(packed[part][0]) == len(packed[part][1])
+        assert stats["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+        assert np.allclose(stats["mean"], (packed[part][0] / 255).mean((0, 1, 2)), rtol=1e-12)
+    held_out = np.isin(np.arange(100), [18, 72, 74, 87, 96])
+    for kind in (0, 1):
+        assert np.array_equal(packed["heldout"][kind], packed["all"][kind][held_out])
+        assert np.array_equal(packed["training"][kind], packed["all"][kind][~held_out])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_part_of_celeba_is_packed_in_order(archive: Path, tmp_path: Path, workers: int) -> None:
+    """By processes that know only the names which they are given."""
+    everything = np.stack([cut(image, BOX, 16) for image in map(CelebaImages(archive).image, CelebaImages(archive).names)])
+    held_out = np.array([in_tenth(name) for name in CelebaImages(archive).names])
+    for part, rows in (("heldout", held_out), ("training", ~held_out)):
+        stats = pack(celeba(16), archive, tmp_path / "a.npy", workers, part=part)
+        assert np.array_equal(np.load(tmp_path / "a.npy"), everything[rows])
+        assert stats["count"] == rows.sum()
 
 
 def test_celeba_has_no_labels(archive: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"base", "sampling.settings", "sampling.grid"},
     "evaluation": {"base", "machine", "model", "sampling"},
     "editing": {"model", "sampling"},
-    "recipe": {"base", "data.settings", "training.settings", "figures.settings"},
+    "recipe": {"base", "data.settings", "training.settings", "figures.settings", "evaluation.settings"},
 }
 
 
@@ -149,7 +149,7 @@ def test_the_fingerprint_covers_the_rooms_that_train_depends_on() -> None:
 
 def test_the_pipeline_is_short_and_every_scale_s_the_same() -> None:
     text = (ROOT / "dvc.yaml").read_text()
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) <= 225
     for scale in ("small", "full"):
         copy = ROOT / scale / "dvc.yaml"
         if copy.exists():  # `make full` makes full's
@@ -172,7 +172,7 @@ def test_no_output_is_listed_twice() -> None:
 def test_no_figure_has_an_output_that_costs_its_run_cache(name: str) -> None:
     """DVC restores no stage that has a plain output with `cache: false`; metrics and plots are exempt."""
     plain = [out for out in STAGES[name].get("outs", []) if isinstance(out, dict)]
-    assert not plain or name in ("config", "download", "preprocess"), "these are quick, and git is to show what they say"
+    assert not plain or name in ("config", "download", "preprocess", "card"), "quick, and git is to show what they say"
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_the_table_is_torchvisions() -> None:
     from torchvision import datasets
 
     assert DATA_SETS["celeba"].files[0].md5 in {md5 for _, md5, _ in datasets.CelebA.file_list}
-    fashion = {name: md5 for name, md5 in datasets.FashionMNIST.resources if name.startswith("train")}
+    fashion = dict(datasets.FashionMNIST.resources)
     assert {file.name: file.md5 for file in DATA_SETS["fashion_mnist"].files} == fashion
     named = [name.lower() for name in datasets.FashionMNIST.classes]
     assert [name.split("/")[0] for name in named] == list(DATA_SETS["fashion_mnist"].classes)
@@ -118,7 +118,8 @@ def test_what_may_be_shared() -> None:
 def test_what_is_left_out_is_as_the_table_says(dataset: str, crop: list[int] | None, size: int, channels: int) -> None:
     settings = config(dataset=dataset)
     assert settings.model_dump() == {
-        "dataset": dataset, "source": "synthetic", "origin": "", "images": 2000, "seed": 0, "crop": crop, "size": size,
+        "dataset": dataset, "source": "synthetic", "origin": "", "heldout": "", "images": 2000, "seed": 0, "crop": crop,
+        "size": size,
     }  # fmt: skip
     assert settings.channels == channels
     assert config(**settings.model_dump()) == settings, "what the config stage writes is read again"
@@ -141,6 +142,12 @@ def test_a_box_and_a_size_of_ones_own() -> None:
         ({"dataset": "cifar10", "images": 0}, "images = 0; accepted: images to draw when source is synthetic, 1 or more"),
         ({"dataset": "cifar10", "seed": -1}, "seed = -1; accepted: a whole number, 0 to 2**32 - 1"),
         ({"dataset": "cifar10", "synthetic_images": 9}, "synthetic_images: unknown key; accepted: "),
+        ({"dataset": "cifar10", "heldout": 3}, "heldout = 3; accepted: the path of another archive or folder"),
+        ({"dataset": "cifar10", "heldout": "b"}, "heldout = 'b'; accepted where data.source = 'synthetic': none"),
+        (
+            {"dataset": "cifar10", "source": "official", "heldout": "b"},
+            "heldout = 'b'; accepted where data.source = 'official'",
+        ),
         ({"dataset": "cifar10", "size": 40}, "size = 40; accepted for cifar10: 32"),
         ({"dataset": "fashion_mnist", "size": 32}, "size = 32; accepted for fashion_mnist: 28"),
         ({"dataset": "sprites", "crop": [0, 0, 8, 8]}, "crop = [0, 0, 8, 8]; accepted for sprites, whose images are used as"),
@@ -159,6 +166,7 @@ def test_wrong_settings_are_named_with_what_is_accepted(values: dict[str, Any], 
 
 
 def test_keys_are_named_where_the_user_wrote_them() -> None:
-    for wrong, words in (({"size": 40}, "size = 40; accepted for cifar10"), ({"images": 0}, "images = 0; accepted")):
+    wrongs = ({"size": 40}, "size = 40"), ({"images": 0}, "images = 0"), ({"heldout": "b"}, "heldout = 'b'")
+    for wrong, words in wrongs:
         with pytest.raises(Fault, match=f"^recipes.mine.data.{words}"):
             validate(DataConfig, {"dataset": "cifar10", "source": "synthetic"} | wrong, {"": "recipes.mine.data"} | WRITTEN)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages import ROOT, SCALES, load_params
 from stages.timing import cell
@@ -33,6 +34,52 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
+class Row(NamedTuple):
+    """A line of the table of quality, and what it is sorted by."""
+
+    dataset: str
+    above_floor: float  # KID above its floor; infinite where nothing is measured
+    cells: list[str]
+
+
+def quality_row(scale: str, folder: Path) -> Row:
+    """The measures of the recipe whose metrics lie in `folder`, each with its standard error or its floor."""
+    dataset, speed = read(folder / "config", "data.json")["dataset"], read(folder, "speed.json")
+    card = Path("metrics", scale, folder.name, "README.md")
+    recipe = f"{scale} / {folder.name}"
+    name = f"[{recipe}]({card})" if (ROOT / card).exists() else recipe
+    spent = [f"{speed['images_seen']:,}", f"{speed['seconds'] / 60:.0f}"]
+    if not (folder / "evaluate.json").exists():
+        return Row(dataset, math.inf, [dataset, name, "not measured", *[""] * 6, *spent])
+    found = read(folder, "evaluate.json")
+    measures = [
+        f"{1000 * found['kid']:.2f} ± {1000 * found['kid_se']:.2f} ({1000 * found['kid_floor']:.2f})",
+        f"{found['fd']:.2f} ({found['fd_floor']:.2f})",
+        f"{found['coverage']:.3f} ({found['coverage_floor']:.3f})",
+        f"{found['bits_per_dim']:.2f} ± {found['bits_per_dim_se']:.2f}",
+        f"{found['near_copies']:.1%} ({found['near_copies_floor']:.1%}), {found['c_t']:+.1f}",
+        f"{found['accuracy']:.1%}" if "accuracy" in found else "",
+        f"{found['samples']:,} by {found['sampler']}",
+    ]
+    return Row(dataset, found["kid"] - found["kid_floor"], [dataset, name, *measures, *spent])
+
+
+def quality_table() -> str:
+    """A row a recipe: those of a data set below each other, the nearest to its floor in KID first."""
+    rows = [quality_row(scale, folder) for scale, _, folder in trained()]
+    order = list(dict.fromkeys(row.dataset for row in rows))
+    rows.sort(key=lambda row: (order.index(row.dataset), row.above_floor))
+    measures = ["KID x 1000", "Frechet distance", "coverage", "bits/dim", "near copies, C_T", "accuracy", "drawn"]
+    return table(["data set", "recipe and its card", *measures, "images seen", "minutes"], [row.cells for row in rows])
+
+
+def yardsticks() -> str:
+    """Whose features the table's distances are taken of, by the beginning of its hash: a sentence, or nothing."""
+    measured = [read(folder, "evaluate.json") for _, _, folder in trained() if (folder / "evaluate.json").exists()]
+    hashes = dict.fromkeys(found["yardstick_sha256"][:12] for found in measured)
+    return f" Yardstick: {', '.join(f'`{name}`' for name in hashes)} (the beginning of its SHA-256)." if hashes else ""
+
+
 def training_table() -> str:
     rows = []
     for scale, recipe, folder in trained():
@@ -46,11 +93,11 @@ def training_table() -> str:
                 f"{config['prediction']}",
                 f"{speed['steps']:,} x {config['batch_size']}",
                 f"{train['loss']:.4f}",
-                f"{speed['seconds'] / 60:.0f} min, {speed['images_per_second']:.0f} images/s",
+                f"{speed['images_per_second']:.0f}",
                 f"{speed['device']}, {speed['precision']}, torch {speed['torch']}",
             ]
         )
-    header = "scale / recipe, training images, parameters, predicts, steps x batch, last loss, training took, on"
+    header = "scale / recipe, training images, parameters, predicts, steps x batch, last loss, images/s, on"
     return table(header.split(", "), rows)
 
 
@@ -89,6 +136,11 @@ def solvers_table() -> str:
 
 def block() -> str:
     parts = [
+        "What the models are worth, on the EMA weights: ± the standard error, in brackets the floor, the same measure of "
+        "held-out real images. Lower is better but for coverage and accuracy; C_T below -3 means copies of training images. "
+        f"Distances depend on the data set, its size and the images drawn: compare within a data set.{yardsticks()}",
+        quality_table(),
+        "How they were trained:",
         training_table(),
         "Seconds to draw a batch of images (with guidance where there are classes, which takes two passes a call):",
         timing_table(),

@@ -10,11 +10,12 @@ from typing_extensions import Self
 from ddpm.base.faults import Fault
 from ddpm.base.settings import Strict, validate
 from ddpm.data.settings import DataConfig
+from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.settings import FiguresConfig
 from ddpm.training.settings import TrainConfig, in_steps
 
-PARTS = ("data", "train", "figures")
-DEFAULTS = ("train", "figures")  # the parts whose defaults stand at the top
+PARTS = ("data", "train", "figures", "evaluation")
+DEFAULTS = ("train", "figures", "evaluation")  # the parts whose defaults stand at the top
 
 
 class _Data(Strict):
@@ -26,6 +27,7 @@ class Recipe(_Data):
 
     train: TrainConfig
     figures: FiguresConfig
+    evaluation: EvaluationConfig
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -39,7 +41,8 @@ class Recipe(_Data):
         if self.train.context_dim not in (0, classes):
             conditional = f", or {classes}, the classes of {self.data.dataset}" if classes else ""
             raise ValueError(f"train.context_dim = {self.train.context_dim}; accepted: 0, unconditional{conditional}")
-        for asked, steps in self.figures.asked():
+        evaluated = (f"evaluation.sampler = {self.evaluation.sampler!r}", self.evaluation.chosen.num_steps)
+        for asked, steps in [*self.figures.asked(), evaluated]:
             if steps > self.train.num_timesteps:
                 raise ValueError(f"{asked}; accepted: at most train.num_timesteps = {self.train.num_timesteps} network calls")
         return self
@@ -48,8 +51,8 @@ class Recipe(_Data):
 def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[str, Any]]]:
     """The recipe `name` of `params`, a parsed params.yaml, checked; and its settings by part, as stages are to read them.
 
-    `train` and `figures` are the defaults, recipes.<name>.train and .figures what differs. In the settings epochs stay
-    epochs, and the names of the classes stand beside those of the data. Raises Fault with a line for each thing that is wrong.
+    `train`, `figures` and `evaluation` are the defaults, recipes.<name>.train and so on what differs. In the settings epochs
+    stay epochs, and the classes' names stand beside those of the data. Raises Fault with a line for each thing that is wrong.
     """
     recipe = _section(_section(params, "recipes", ""), name, "recipes.")
     if unknown := set(recipe) - set(PARTS):
@@ -67,6 +70,7 @@ def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[s
         "data": data.model_dump() | {"classes": list(data.classes)},
         "train": checked.train.model_dump() | durations,
         "figures": checked.figures.model_dump(),
+        "evaluation": checked.evaluation.model_dump(),
     }
     return checked, settings
 
@@ -89,6 +93,8 @@ def check(params: dict[str, Any]) -> dict[str, Recipe]:
     if not isinstance(conditional, list) or not set(map(str, conditional)) <= set(can_be):
         accepted = f"a list out of {', '.join(can_be)}" if can_be else "[]"
         raise Fault(f"conditional = {conditional!r}; accepted: {accepted}, recipes that run with train.context_dim above 0")
+    if (yardstick := params.get("yardstick")) not in ([], *([name] for name in known)):
+        raise Fault(f"yardstick = {yardstick!r}; accepted: [], or one of {', '.join(known)}, of real CIFAR-10 images")
     return recipes
 
 

@@ -8,6 +8,7 @@ are not used: its CIFAR10 unpickles, its CelebA unpacks 200,000 files and wants 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import math
 import re
@@ -15,11 +16,11 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,55 +29,98 @@ from ddpm.base.faults import Fault
 from ddpm.base.progress import progress_bar
 
 CIFAR10_FOLDER = "cifar-10-batches-bin"
-CIFAR10_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))  # test_batch.bin is not used
+CIFAR10_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+CIFAR10_TEST_BATCH = "test_batch.bin"
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
 CELEBA_FOLDER = "img_align_celeba"
 CELEBA_SIZE = (178, 218)  # width, height in pixels
 CELEBA_MAX_BYTES = 1 << 20  # of one JPEG file; the largest official one has about 40 kB
-FASHION_MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")  # the t10k files are not used
+CELEBA_PARTITION = "list_eval_partition.txt"  # which images are for training (0), validation (1) and test (2)
+FASHION_MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
+FASHION_MNIST_TEST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 SPRITES_MEMBERS = ("images.npy", "labels.npy")
 MAX_BYTES = 1 << 28  # of one unpacked file of many images; Fashion-MNIST's has 47 MB
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images, uint8 (N, H, W, C), and their labels, uint8 (N,)
+# What a reader is to read: the images that train, those that are held out of it, or, of an archive or folder whose images
+# all belong to one side, all. A publisher's test files are held out, and are never part of all.
+Part = Literal["training", "heldout", "all"]
 
 
-def read_cifar10(path: Path) -> Arrays:
-    """The training images of CIFAR-10, uint8 (N, 32, 32, 3), in the order of batches 1 to 5, and labels, uint8 (N,) in 0..9.
+def in_tenth(name: str) -> bool:
+    """Whether the image of this name is of the tenth that is held out where the publisher names none: a hash decides.
 
-    `path` is cifar-10-binary.tar.gz or a folder of its data_batch_K.bin files (or the folder above). A batch may hold
-    any number of records. Layout: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+    So a name is on the same side on every machine, whatever images are beside it.
+    """
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
+
+
+def part_of(path: Path, names: Sequence[str], part: Part, heldout: Callable[[str], bool] = in_tenth) -> list[int]:
+    """The places in `names`, of all images of `path`, of those in `part`; `heldout` says which names are held out.
+
+    Raises Fault where either side of the split would be empty.
+    """
+    if part == "all":
+        return list(range(len(names)))
+    sides: dict[Part, list[int]] = {"training": [], "heldout": []}
+    for place, name in enumerate(names):
+        sides["heldout" if heldout(name) else "training"].append(place)
+    for side, places in sides.items():
+        if not places:
+            left = "left for training" if side == "training" else "held out"
+            raise Fault(
+                f"{path}: none of {len(names)} images would be {left}; accepted: more images, or others in data.heldout"
+            )
+    return sides[part]
+
+
+def _or_others(part: Part) -> str:
+    """What else helps where the publisher's test files are missing."""
+    return ", or others in data.heldout" if part == "heldout" else ""
+
+
+def read_cifar10(path: Path, part: Part = "all") -> Arrays:
+    """Images of CIFAR-10, uint8 (N, 32, 32, 3), and their labels, uint8 (N,) in 0..9.
+
+    Those of batches 1 to 5 in their order or, held out, those of the test batch. `path` is cifar-10-binary.tar.gz or a
+    folder of its .bin files (or the folder above). A batch may hold any number of records. Layout:
+    https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
     Raises Fault if a batch is missing, repeated or cut, or a member's path leaves the archive's folder.
     """
-    batches = {file.name: file.read_bytes() for file in cifar10_files(path)} if path.is_dir() else _cifar10_from_tar(path)
-    if missing := [name for name in CIFAR10_BATCHES if name not in batches]:
-        raise Fault(f"{path}: {missing[0]} is missing; needed: {', '.join(CIFAR10_BATCHES)}")
+    wanted = (CIFAR10_TEST_BATCH,) if part == "heldout" else CIFAR10_BATCHES
+    if path.is_dir():
+        batches = {file.name: file.read_bytes() for file in cifar10_files(path) if file.name in wanted}
+    else:
+        batches = _cifar10_from_tar(path, wanted)
+    if missing := [name for name in wanted if name not in batches]:
+        raise Fault(f"{path}: {missing[0]} is missing; needed: {', '.join(wanted)}{_or_others(part)}")
     for name, content in batches.items():
         if len(content) % CIFAR10_RECORD:
             raise Fault(f"{path}: {name} has {len(content)} bytes, not a multiple of the record's {CIFAR10_RECORD}")
         if content and (label := max(content[::CIFAR10_RECORD])) > 9:
             raise Fault(f"{path}: {name} has a label {label}, not one of 0 to 9: its records are shifted or foreign")
-    records: np.ndarray = np.frombuffer(b"".join(batches.pop(name) for name in CIFAR10_BATCHES), np.uint8)
+    records: np.ndarray = np.frombuffer(b"".join(batches.pop(name) for name in wanted), np.uint8)
     if not len(records):
-        raise Fault(f"{path}: all batches are empty")
+        raise Fault(f"{path}: {', '.join(wanted)}: all empty; accepted: one image or more")
     records = records.reshape(-1, CIFAR10_RECORD)
     return np.ascontiguousarray(np.moveaxis(records[:, 1:].reshape(-1, 3, 32, 32), 1, 3)), records[:, 0].copy()
 
 
 def cifar10_files(folder: Path) -> list[Path]:
-    """The training batches of an unpacked CIFAR-10 that lie in `folder` or its cifar-10-batches-bin, in order."""
+    """The batches of an unpacked CIFAR-10 that lie in `folder` or its cifar-10-batches-bin, by name."""
     inner = folder / CIFAR10_FOLDER
     place = inner if inner.is_dir() else folder
-    return [place / name for name in CIFAR10_BATCHES if (place / name).is_file()]
+    return [place / name for name in (*CIFAR10_BATCHES, CIFAR10_TEST_BATCH) if (place / name).is_file()]
 
 
-def _cifar10_from_tar(path: Path) -> dict[str, bytes]:
+def _cifar10_from_tar(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     batches: dict[str, bytes] = {}
     with _damage(path, ".tar.gz archive"):
         with tarfile.open(path, "r:gz") as tar:
             for member in tar:
                 _check_member(path, member.name, member.isfile() or member.isdir())
                 name = PurePosixPath(member.name).name
-                if name not in CIFAR10_BATCHES:
+                if name not in wanted:
                     continue
                 if name in batches:
                     raise Fault(f"{path}: {member.name} is there twice")
@@ -97,26 +141,28 @@ def _read_to_end(path: Path) -> None:
             pass
 
 
-def read_fashion_mnist(path: Path) -> Arrays:
-    """The training images of Fashion-MNIST, uint8 (N, 28, 28, 1), and their labels, uint8 (N,) in 0..9.
+def read_fashion_mnist(path: Path, part: Part = "all") -> Arrays:
+    """Images of Fashion-MNIST, uint8 (N, 28, 28, 1), and their labels, uint8 (N,) in 0..9.
 
-    `path` is a folder of train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, either of them packed or unpacked
-    (without .gz). N may be any number. Files: https://github.com/zalandoresearch/fashion-mnist; layout:
-    http://yann.lecun.com/exdb/mnist/, "The IDX file format". Raises Fault.
+    `path` is a folder of train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz and, for those held out, of the same
+    two of t10k, each of them packed or unpacked (without .gz). N may be any number. Files:
+    https://github.com/zalandoresearch/fashion-mnist; layout: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
+    Raises Fault.
     """
+    wanted = FASHION_MNIST_TEST_FILES if part == "heldout" else FASHION_MNIST_FILES
     if not path.is_dir():
-        raise Fault(f"{path}: is no folder; accepted: a folder that holds {' and '.join(FASHION_MNIST_FILES)}")
-    files = fashion_mnist_files(path)
-    if missing := [name for name in FASHION_MNIST_FILES if not any(file.name in (name, _unpacked(name)) for file in files)]:
-        raise Fault(f"{path}: {missing[0]} is missing, and so is {_unpacked(missing[0])}")
+        raise Fault(f"{path}: is no folder; accepted: a folder that holds {' and '.join(wanted)}")
+    files = fashion_mnist_files(path, wanted)
+    if missing := [name for name in wanted if not any(file.name in (name, _unpacked(name)) for file in files)]:
+        raise Fault(f"{path}: {missing[0]} is missing, and so is {_unpacked(missing[0])}{_or_others(part)}")
     images, labels = _read_idx(files[0], (28, 28)), _read_idx(files[1], ())
     _check_labels(path, len(images), labels, 10)
     return images[..., None], labels
 
 
-def fashion_mnist_files(folder: Path) -> list[Path]:
-    """The files of images and of labels that lie in `folder`, in this order; packed ones win over unpacked ones."""
-    places = [(folder / name, folder / _unpacked(name)) for name in FASHION_MNIST_FILES]
+def fashion_mnist_files(folder: Path, names: Sequence[str] = FASHION_MNIST_TEST_FILES + FASHION_MNIST_FILES) -> list[Path]:
+    """The files of these names that lie in `folder`, in this order; packed ones win over unpacked ones."""
+    places = [(folder / name, folder / _unpacked(name)) for name in names]
     return [file for pair in places for file in [file for file in pair if file.is_file()][:1]]
 
 
@@ -146,8 +192,8 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(count, *shape)
 
 
-def read_sprites(path: Path) -> Arrays:
-    """16x16 sprites, uint8 (N, 16, 16, 3), and their labels, uint8 (N,) in 0..4.
+def read_sprites(path: Path, part: Part = "all") -> Arrays:
+    """16x16 sprites, uint8 (N, 16, 16, 3), and their labels, uint8 (N,) in 0..4; a tenth, by their place, is held out.
 
     `path` is an .npz file of the arrays `images` and `labels` of these types and shapes, as numpy.savez writes it;
     layout: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Raises Fault.
@@ -163,7 +209,8 @@ def read_sprites(path: Path) -> Arrays:
             accepted = ", ".join(map(str, ("N", *shape)))
             raise Fault(f"{path}: {name} is {array.dtype} {array.shape}; accepted: uint8 ({accepted})")
     _check_labels(path, len(images), labels, 5)
-    return np.ascontiguousarray(images), labels
+    places = part_of(path, [str(place) for place in range(len(images))], part)
+    return np.ascontiguousarray(images[places]), labels[places]
 
 
 def _read_npy(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
@@ -187,19 +234,22 @@ def _check_labels(path: Path, num_images: int, labels: np.ndarray, classes: int)
 class CelebaImages:
     """The aligned images of CelebA in name order: `len(images)`, `images.names`, `images[i]`.
 
-    `path` is img_align_celeba.zip, or an unpacked folder of its .jpg files (or the folder above). This checks every
-    member's path; `check` also looks at every file. Layout: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html,
+    `path` is img_align_celeba.zip, or an unpacked folder of its .jpg files (or the folder above). Held out are those that
+    `celeba_partition` does not give to training or, where no such list lies beside them, a tenth by their names. This checks
+    every member's path; `check` also looks at every file. Layout: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html,
     "Align&Cropped Images". Pickled, only the place is left, for reading by name: an archive is opened at the first reading,
     once a process, which takes 1 s and 130 MB for all 202,599 images. Raises Fault.
     """
 
-    def __init__(self, path: Path) -> None:
-        inner = path / CELEBA_FOLDER
+    def __init__(self, path: Path, part: Part = "all") -> None:
         self.path = path
-        self.folder = (inner if inner.is_dir() else path) if path.is_dir() else None
-        self.names = sorted(_names_in_folder(self.folder) if self.folder else _names_in_zip(path, self.archive))
-        if not self.names:
+        self.folder = _celeba_folder(path) if path.is_dir() else None
+        names = sorted(_names_in_folder(self.folder) if self.folder else _names_in_zip(path, self.archive))
+        if not names:
             raise Fault(f"{path}: holds no .jpg image; accepted: members {CELEBA_FOLDER}/NNNNNN.jpg, or a folder of such files")
+        listed = None if part == "all" else celeba_partition(path)
+        heldout = _heldout_by_list(listed, names) if listed else in_tenth
+        self.names = [names[place] for place in part_of(path, names, part, heldout)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "folder": self.folder}
@@ -252,10 +302,38 @@ class CelebaImages:
             raise Fault(f"{self.path}: {name} cannot be decoded ({error})") from error
 
 
+def _celeba_folder(path: Path) -> Path:
+    """The folder of the images: `path` or its img_align_celeba."""
+    return inner if (inner := path / CELEBA_FOLDER).is_dir() else path
+
+
 def celeba_files(folder: Path) -> list[Path]:
     """The images of an unpacked CelebA that lie in `folder` or its img_align_celeba, by name. Raises Fault."""
     images = CelebaImages(folder)
     return [(images.folder or folder) / name for name in images.names]
+
+
+def celeba_partition(path: Path) -> Path | None:
+    """The publisher's list that splits the images, if it lies beside the archive, in the images' folder or in the one above."""
+    places = ((folder := _celeba_folder(path)), folder.parent) if path.is_dir() else (path.parent,)
+    return next((place / CELEBA_PARTITION for place in places if (place / CELEBA_PARTITION).is_file()), None)
+
+
+def _heldout_by_list(listed: Path, names: Sequence[str]) -> Callable[[str], bool]:
+    """Tells whether the list `listed` holds out one of `names`, all of which it must have. Raises Fault."""
+    sides: dict[str, str] = {}
+    with _damage(listed, "list of images"):
+        lines = listed.read_text(errors="replace").splitlines()  # what is no text matches nothing
+    for number, line in enumerate(lines, 1):
+        if not (match := re.fullmatch(r"(\S+) +([012])\s*", line)):
+            raise Fault(f"{listed}: line {number} is {line[:80]!r}; accepted: NAME 0, NAME 1 or NAME 2")
+        if sides.setdefault(match[1], match[2]) != match[2]:
+            raise Fault(f"{listed}: line {number}, {line[:80]!r}, contradicts an earlier one; accepted: one line an image")
+    if missing := [name for name in names if name not in sides]:
+        raise Fault(
+            f"{listed}: has no line for {missing[0]}, one of {len(missing)} images that it lacks; accepted: all of them"
+        )
+    return lambda name: sides[name] != "0"
 
 
 def _names_in_folder(folder: Path) -> list[str]:

@@ -12,16 +12,18 @@ from PIL import Image
 from ddpm.base.faults import Fault
 from ddpm.base.files import amount, free_bytes, whole_file
 from ddpm.base.hashes import sha256_of
-from ddpm.base.progress import progress_bar
-from ddpm.data.archives import CelebaImages
 from ddpm.base.parallel import in_processes
+from ddpm.base.progress import progress_bar
+from ddpm.data.archives import CelebaImages, Part
 from ddpm.data.settings import DataConfig
 
 CHUNK = 256  # images a task of a worker: large enough to hide the hand-over, small enough for a smooth bar
 
 
-def pack(config: DataConfig, source: Path, out: Path, workers: int, labels_out: Path | None = None) -> dict[str, Any]:
-    """Write all images of `source` (an archive or folder that `ddpm.data.archives` reads) to `out` and describe them.
+def pack(
+    config: DataConfig, source: Path, out: Path, workers: int, labels_out: Path | None = None, part: Part = "all"
+) -> dict[str, Any]:
+    """Write the images `part` of `source` (an archive or folder that `ddpm.data.archives` reads) to `out`; describe them.
 
     `out` becomes an .npy file, uint8 (N, size, size, channels), and `labels_out`, where the data set has labels and they
     are wanted, one of them, uint8 (N,): each whole or not at all. `workers` is the number of processes, 0 = one a core; the
@@ -30,7 +32,7 @@ def pack(config: DataConfig, source: Path, out: Path, workers: int, labels_out: 
     pixels), sha256 (of `out`) and labels_sha256 (of `labels_out`, None where it was not written).
     Raises Fault, which names a corrupt image or a disk that is too small.
     """
-    found = config.table.read(source)
+    found = config.table.read(source, part)
     images, labels = (found, None) if isinstance(found, CelebaImages) else found
     count = len(images)
     size = count * config.size**2 * config.channels

@@ -19,17 +19,19 @@ class DataSet:
 
     classes: tuple[str, ...]  # in the order of the labels; none where there are no labels
     drawn_classes: tuple[str, ...]  # of the stand-in, which shows other things
-    count: int | None  # of the official training images
+    count: int | None  # of the official images, test files aside
     size: int  # side of the square training images in pixels: as published, or where they are cut, by default
     channels: int
     licence: str
     shareable: bool  # whether images may be shown to others, as in git; what is drawn by code always may
     files: tuple[RemoteFile, ...]  # as the publisher offers them
     local: str  # what else data.source may be
-    read: Callable[[Path], archives.Arrays | archives.CelebaImages]  # an archive or folder; raises Fault
+    read: Callable[[Path, archives.Part], archives.Arrays | archives.CelebaImages]  # of an archive or folder; raises Fault
+    heldout: str  # in words, what `read` holds out, unless a list of the publisher's says it
     folder_files: Callable[[Path], list[Path]]  # the data set's files in an unpacked folder
     write: Callable[[Path, int, int, int], None]  # draws the stand-in: its path, images, seed, processes
     ending: str  # of the stand-in's name
+    partition: Callable[[Path], Path | None] = lambda path: None  # that list, if it lies beside an archive or folder
     frame: tuple[int, int] | None = None  # width and height of the images as published, where they are cut
     crop: tuple[int, int, int, int] | None = None  # left, top, width, height in the frame, by default
 
@@ -37,9 +39,9 @@ class DataSet:
         """The names of the classes in the order of the labels, for this data.source."""
         return self.drawn_classes if source == "synthetic" else self.classes
 
-    def check(self, path: Path) -> None:
-        """Read the whole archive or folder; raise Fault at the first thing that is not as its publisher's layout says."""
-        images = self.read(path)
+    def check(self, path: Path, part: archives.Part = "all") -> None:
+        """Read `part` of an archive or folder; raise Fault at the first thing that is not as its publisher's layout says."""
+        images = self.read(path, part)
         if isinstance(images, archives.CelebaImages):
             images.check()
 
@@ -78,6 +80,7 @@ DATA_SETS = {
         ),
         local="the path of cifar-10-binary.tar.gz, of a folder that contains it, or of its unpacked folder",
         read=archives.read_cifar10,
+        heldout="CIFAR-10's test batch",
         folder_files=archives.cifar10_files,
         write=layouts.write_cifar10,
         ending=".tar.gz",
@@ -102,8 +105,11 @@ DATA_SETS = {
                 "with a browser from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Google Drive or Baidu).",
             ),
         ),
-        local="the path of img_align_celeba.zip, of a folder that contains it, or of its unpacked folder",
+        local="the path of img_align_celeba.zip, of a folder that contains it, or of its unpacked folder "
+        f"(and beside the images, for the publisher's split, {archives.CELEBA_PARTITION})",
         read=archives.CelebaImages,
+        heldout="a tenth of the images, chosen by a hash of the file's name",
+        partition=archives.celeba_partition,
         folder_files=archives.celeba_files,
         write=layouts.write_celeba,
         ending=".zip",
@@ -120,6 +126,18 @@ DATA_SETS = {
         shareable=True,
         files=(
             _fashion_mnist_file(
+                archives.FASHION_MNIST_TEST_FILES[0],
+                4422102,
+                "bef4ecab320f06d8554ea6380940ec79",
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            ),
+            _fashion_mnist_file(
+                archives.FASHION_MNIST_TEST_FILES[1],
+                5148,
+                "bb300cfdad3c16e7a12a480ee83cd310",
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            ),
+            _fashion_mnist_file(
                 archives.FASHION_MNIST_FILES[0],
                 26421880,
                 "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -132,8 +150,10 @@ DATA_SETS = {
                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
             ),
         ),
-        local=f"the path of a folder with {' and '.join(archives.FASHION_MNIST_FILES)}, packed or unpacked",
+        local=f"the path of a folder with {' and '.join(archives.FASHION_MNIST_FILES)}, packed or unpacked "
+        f"(and, to be held out, {' and '.join(archives.FASHION_MNIST_TEST_FILES)})",
         read=archives.read_fashion_mnist,
+        heldout="Fashion-MNIST's t10k files",
         folder_files=archives.fashion_mnist_files,
         write=layouts.write_fashion_mnist,
         ending="",
@@ -149,6 +169,7 @@ DATA_SETS = {
         files=(),
         local="the path of an .npz file with the arrays images and labels",
         read=archives.read_sprites,
+        heldout="a tenth of the images, chosen by a hash of their place in the file",
         folder_files=lambda folder: [],  # a single file only
         write=layouts.write_sprites,
         ending=".npz",

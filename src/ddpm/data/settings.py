@@ -19,6 +19,10 @@ class DataConfig(Strict):
         description="official, synthetic, or the path of an archive or folder ($DATA_HOME and ~ are expanded)", min_length=1
     )
     origin: str = Field(default="", description="a sentence that says what a local source holds; shown with every result")
+    heldout: str = Field(
+        default="",
+        description="the path of another archive or folder, all of it held out of the training; for local sources alone",
+    )
     images: Count = Field(default=2000, description="images to draw when source is synthetic, 1 or more")
     seed: Seed = 0  # of the drawing
     crop: list[Whole] | None = Field(
@@ -46,6 +50,8 @@ class DataConfig(Strict):
         table, crop = self.table, self.crop
         if self.source == "official" and not table.files:
             raise ValueError(f"data.source = 'official'; accepted for {self.dataset}, which is not published: {self.accepted}")
+        if self.heldout and self.source in ("official", "synthetic"):
+            raise ValueError(f"data.heldout = {self.heldout!r}; accepted where data.source = {self.source!r}: none")
         if table.frame is None:
             if crop is not None:
                 raise ValueError(f"data.crop = {crop}; accepted for {self.dataset}, whose images are used as they are: none")

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ddpm.base.faults import Fault
 from ddpm.base.settings import Count, Seed, Strict
 from ddpm.sampling.grid import Spacing
-from ddpm.sampling.settings import CHOICE, Sampler, Variance, sampler_of
-
-
-def _choice(value: Any) -> Any:
-    try:
-        sampler_of(value)
-    except (Fault, TypeError):
-        raise PydanticCustomError("sampler", "not a sampler") from None
-    if value.startswith("wrong "):
-        raise PydanticCustomError("sampler", "not a sampler to draw with")
-    return value
-
-
-Choice = Annotated[str, BeforeValidator(_choice)]
+from ddpm.sampling.settings import CHOICE, Choice, Sampler, Variance, sampler_of
 
 
 class Drawing(Strict):

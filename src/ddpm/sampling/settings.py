@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from ddpm.base.faults import Fault
@@ -42,7 +44,8 @@ class Sampler:
     @property
     def follows_ode(self) -> bool:
         """Whether it adds no noise, so that the start decides the image."""
-        return METHODS[self.method].order > 0 and self.method != "ddpm" and self.eta == 0
+        method = METHODS[self.method]
+        return method.order > 0 and "variance" not in method.options and self.eta == 0
 
     def grid(self, schedule: NoiseSchedule, start: int | None = None) -> list[int]:
         """The grid from step `start` (default: T) of as many steps as take at most num_steps calls. Raises ValueError.
@@ -76,3 +79,16 @@ def sampler_of(choice: str, eta: float = 0.0, variance: Variance | None = None, 
     spacing = cast(Spacing, parts[3] or default)
     suited: Variance = variance or ("large" if steps > LARGE_ABOVE else "small")
     return Sampler(name, steps, spacing, eta if name == "ddim" else 0.0, suited if name == "ddpm" else "small")
+
+
+def _choice(value: Any) -> Any:
+    try:
+        drawn = METHODS[sampler_of(value).method].order > 0
+    except (Fault, TypeError):
+        drawn = False
+    if not drawn:
+        raise PydanticCustomError("sampler", "not a sampler to draw with")
+    return value
+
+
+Choice = Annotated[str, BeforeValidator(_choice)]  # of a setting: what `sampler_of` takes, but for the wrong method

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from ddpm.base.faults import Fault
 from ddpm.base.files import disk_faults
 from ddpm.base.progress import progress_bar
 from ddpm.machine import distributed
-from ddpm.machine.device import device_name
+from ddpm.machine.device import device_name, synchronize
 from ddpm.machine.memory import peak_memory
 from ddpm.machine.precision import resolve_precision
 from ddpm.model.weights import save_weights
@@ -68,6 +68,16 @@ def opening_lines(title: str, state: TrainState, config: TrainConfig, folder: St
     return lines
 
 
+class Watcher(Protocol):
+    """Who looks at a training while it runs, and changes nothing of it."""
+
+    def due(self, step: int) -> bool:
+        """Whether to look after `step` (0: before the first one). Asked after every step, so it must be quick."""
+
+    def look(self, state: TrainState) -> None:
+        """Look at `state` between two steps. What this raises ends the training."""
+
+
 def run(
     state: TrainState,
     config: TrainConfig,
@@ -77,11 +87,13 @@ def run(
     labels: Tensor | None,
     save_seconds: float,
     metadata: dict[str, Any],
+    watcher: Watcher | None = None,
 ) -> None:
     """Train to the end, saving every `save_seconds` and when interrupted, which ends in SystemExit.
 
-    The first process writes: states, and weights at config.kept_steps, with `metadata` in their headers. Raises Fault where
-    the disk refuses or the gradients stay unusable; what was saved before stays good.
+    The first process writes: states, and weights at config.kept_steps, with `metadata` in their headers. It alone lets
+    `watcher` look, whose time does not count into that of the training. Raises Fault where the disk refuses or the gradients
+    stay unusable; what was saved before stays good.
     """
     device, first = next(state.network.parameters()).device, distributed.rank() == 0
     started, seconds_before, begin = time.monotonic(), state.seconds, state.step
@@ -101,8 +113,17 @@ def run(
             folder.save(state, protect=config.steps)
             saved_at = time.monotonic()
 
+    def show() -> None:
+        nonlocal started
+        if first and watcher is not None and watcher.due(state.step):
+            synchronize(device)  # what a GPU still computes is time of the training
+            before = time.monotonic()
+            watcher.look(state)
+            started += time.monotonic() - before
+
     if not folder.raw_path(state.step).exists():
         keep()  # a lost file's weights are the state's
+    show()
     with progress_bar(total=config.steps, initial=begin, desc="train", unit="step", disable=not first) as bar:
         try:
             for step in train(state, images, config, labels):
@@ -120,6 +141,7 @@ def run(
                     bar.close()
                     reason = interrupts.reason or "another process"
                     sys.exit(f"stopped by {reason} at step {step}: the state is saved, the same command continues")
+                show()
         except RuntimeError:
             if distributed.world_size() > 1:  # another process is gone, and this one's last whole step is not lost
                 save()

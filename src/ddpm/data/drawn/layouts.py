@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 
 from ddpm.base.files import whole_file
+from ddpm.base.parallel import in_processes
 from ddpm.base.progress import progress_bar
 from ddpm.data.archives import CELEBA_FOLDER, CIFAR10_BATCHES, CIFAR10_FOLDER, FASHION_MNIST_FILES, SPRITES_MEMBERS
 from ddpm.data.drawn.faces import draw_face
 from ddpm.data.drawn.kinds import KINDS, draw_gray_kind, draw_kind
 from ddpm.data.drawn.sprites import SPRITE_KINDS, draw_sprite
-from ddpm.base.parallel import in_processes
 
 CHUNK = 50  # images a task
 

@@ -1,0 +1,1 @@
+"""One page about the recipes of a scale, for people: `python -m tools.report`."""

@@ -1,0 +1,47 @@
+"""Files of other revisions: git's own (commits, branches, tags) and DVC's experiments, which are refs of git too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from ddpm.base.faults import Fault
+from stages import ROOT
+
+ACCEPTED = "a commit, branch or tag of git, or the name of an experiment (`dvc exp show` lists them)"
+
+
+def resolve(name: str) -> str:
+    """The hash of the commit that `name` names: for git if it knows the name, else as an experiment of DVC. Raises Fault."""
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if commit:
+        return commit.decode().strip()
+    # refs/exps/<2 digits of the commit it starts from>/<the other 38>/<name>
+    listed = (_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or b"").decode().splitlines()
+    refs = [line.split(" ", 1) for line in listed]
+    found = {commit for commit, ref in refs if len(ref.split("/", 4)) == 5 and ref.split("/", 4)[4] == name}
+    if len(found) > 1:
+        commits = ", ".join(sorted(found))
+        raise Fault(f"revision {name!r}: experiments of several commits have this name; accepted: one of {commits}")
+    if not found:
+        raise Fault(f"revision {name!r} is not known here; accepted: {ACCEPTED}")
+    return found.pop()
+
+
+def read_file(revision: str | None, path: str) -> bytes | None:
+    """What `path`, relative to the checkout, held at `revision` (from `resolve`; None: what it holds now); None if absent."""
+    if revision is None:
+        file = ROOT / path
+        return file.read_bytes() if file.is_file() else None
+    return _git("cat-file", "blob", f"{revision}:./{path}")
+
+
+def _git(*arguments: str) -> bytes | None:
+    """What git says; None where it refuses. Raises Fault where there is no git, or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, env=os.environ | {"LC_ALL": "C"}, capture_output=True)
+    except FileNotFoundError:
+        raise Fault("git is not installed, which revisions are read with; accepted without it: this working tree") from None
+    if b"not a git repository" in done.stderr:
+        raise Fault(f"{ROOT} is no git repository, so it has no revisions; accepted here: this working tree")
+    return None if done.returncode else done.stdout
