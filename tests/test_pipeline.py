@@ -16,6 +16,7 @@ import pytest
 
 from conftest import ROOT, Checkout, stages_run, wait_for
 from ddpm.model.weights import load_network
+from ddpm.recipe import PARTS
 from ddpm.training.fingerprint import code_fingerprint
 
 RECIPES = ("cifar10", "celeba")
@@ -140,17 +141,20 @@ def of_all(*stages: str) -> set[str]:
     return {name for recipe in RECIPES for name in of(recipe, *stages)}
 
 
+MEASURED_BY = ("evaluate", "card")
+QUICK = ("config", "download", "preprocess", "timing", "card")
 # config checks what every room says of settings: it runs again, in a second, and what it writes stays the same.
 EDITS = [
-    ("src/ddpm/sampling/samplers.py", DRAWN),
+    ("src/ddpm/sampling/samplers.py", (*DRAWN, *MEASURED_BY)),
+    ("src/ddpm/evaluation/distances.py", MEASURED_BY),
     ("src/ddpm/figures/pictures.py", ("overview", *DRAWN)),
     ("src/ddpm/figures/curves.py", ("overview", *DRAWN)),
-    ("src/ddpm/data/archives.py", ("download", "preprocess")),
-    ("src/ddpm/data/drawn/kinds.py", ("download", "preprocess")),
+    ("src/ddpm/data/archives.py", ("download", "preprocess", "card")),
+    ("src/ddpm/data/drawn/kinds.py", ("download", "preprocess", "card")),
     ("src/ddpm/training/loop.py", ("train",)),
-    ("src/ddpm/model/unet.py", ("train", *DRAWN)),
-    ("src/ddpm/machine/precision.py", ("train", *DRAWN)),
-    ("src/ddpm/base/files.py", ("download", "preprocess", "train", "overview", *DRAWN)),
+    ("src/ddpm/model/unet.py", ("train", *DRAWN, *MEASURED_BY)),
+    ("src/ddpm/machine/precision.py", ("train", *DRAWN, *MEASURED_BY)),
+    ("src/ddpm/base/files.py", ("download", "preprocess", "train", "overview", *DRAWN, *MEASURED_BY)),
     ("src/ddpm/editing.py", ()),
     ("src/ddpm/recipe.py", ()),
     ("tools/sample.py", None),
@@ -173,7 +177,7 @@ def test_a_reader_that_reads_the_same_reaches_no_checkpoint(done: Checkout) -> N
     reader = done.path / "src/ddpm/data/archives.py"
     reader.write_text(reader.read_text() + "\n\nEDITED = True\n")
     ran = stages_run(done.dvc("repro"))
-    assert set(ran) == of_all("config", "download", "preprocess")
+    assert set(ran) == of_all("config", "download", "preprocess", "card")
 
 
 @pytest.mark.parametrize(
@@ -189,14 +193,14 @@ def test_a_figure_s_setting_draws_that_figure_again(done: Checkout, setting: str
     done.params(**{setting: value})
     assert stale(done) == of_all("config")
     done.dvc("repro", "config")
-    assert stale(done) == of_all(*stages)
+    assert stale(done) == of_all(*stages, "card"), "the card, in a second, says what the settings are"
 
 
 def test_a_recipe_s_setting_reaches_no_other_recipe(done: Checkout) -> None:
     done.params(recipes__celeba__train__lr=0.0005, recipes__celeba__figures__grid__seed=3)
     assert stale(done) == of_all("config"), "each checks the settings of all"
     done.dvc("repro", "config")
-    assert stale(done) == of("celeba", "train", "grid")
+    assert stale(done) == of("celeba", "train", "grid", "card")
 
 
 def test_a_changed_width_trains_again_and_prepares_nothing_again(done: Checkout) -> None:
@@ -205,7 +209,7 @@ def test_a_changed_width_trains_again_and_prepares_nothing_again(done: Checkout)
     for recipe in RECIPES:
         config = json.loads((done.path / f"metrics/demo/{recipe}/config/train.json").read_text())
         assert config["channels"] == [8, 24]
-    assert stale(done) == of_all("overview", *DRAWN)
+    assert stale(done) == of_all("overview", *DRAWN, *MEASURED_BY)
     diff = json.loads(done.dvc("metrics", "diff", "--json"))
     assert diff["metrics/demo/celeba/train.json"]["parameters"]["diff"] > 0
 
@@ -215,7 +219,7 @@ def test_old_settings_bring_back_their_results_without_running(done: Checkout) -
     """The run cache holds the training and every figure."""
     done.dvc("exp", "run", "--set-param", "train.lr=0.002")
     done.git("checkout", "--", "params.yaml")
-    assert set(stages_run(done.dvc("repro"))) <= of_all("config", "download", "preprocess", "timing"), "timing has no outputs"
+    assert set(stages_run(done.dvc("repro"))) <= of_all(*QUICK), "or without outputs"
     assert done.git("status", "--porcelain", "dvc.lock", "metrics/demo/cifar10/grid.png") == ""
 
 
@@ -225,7 +229,7 @@ def test_a_recipe_takes_a_setting_that_it_does_not_name_yet(done: Checkout) -> N
     output = done.dvc("exp", "run", "--set-param", "+recipes.celeba.train.lr=1e-5", "config")
     assert "recipes.celeba has its own: train.lr" in output
     assert json.loads((done.path / "metrics/demo/celeba/config/train.json").read_text())["lr"] == 1e-5
-    assert stale(done) == of("celeba", "train")
+    assert stale(done) == of("celeba", "train", "card")
     refused = done.dvc("exp", "run", "--set-param", "+recipes.celeba.train.lrr=1", "config", rc=255)
     assert "recipes.celeba.train.lrr: unknown key; accepted: lr" in refused
 
@@ -242,7 +246,7 @@ def test_a_default_that_a_recipe_overrides_leaves_it_alone(done: Checkout) -> No
     done.params(recipes__celeba__train__lr=0.001)  # the default's value, so nothing changes yet
     done.params(train__lr=0.002)
     done.dvc("repro", "config")
-    assert stale(done) == of("cifar10", "train")
+    assert stale(done) == of("cifar10", "train") | of_all("card"), "which names what differs from the defaults"
 
 
 def test_machine_settings_change_no_result(done: Checkout) -> None:
@@ -259,7 +263,7 @@ def test_a_bad_setting_deletes_nothing_that_took_time(done: Checkout) -> None:
     assert "train.channels = 'banana'" in output
     gone = set(before) - set(done.files("m*/**/*"))
     assert len({path.split("/")[2] for path in gone}) == 1, "the first recipe stops the run"
-    assert {path.split("/", 3)[3] for path in gone} <= {f"config/{part}.json" for part in ("data", "train", "figures")}
+    assert {path.split("/", 3)[3] for path in gone} <= {f"config/{part}.json" for part in PARTS}
     assert "Could not override" in done.dvc("exp", "run", "--set-param", "train.chanels=[8,16]", rc=255)
     done.git("checkout", "--", ".")
     assert stages_run(done.dvc("repro")) == []

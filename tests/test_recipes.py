@@ -32,6 +32,7 @@ def test_a_recipe_runs_by_its_name_in_recipe_names(fresh: Checkout, recipe: str)
     kept = ("steps", "num_timesteps", "time_emb_dim")
     tiny: dict[str, Any] = {f"{section}train__{key}": params["train"][key] for key in kept}
     tiny |= {f"{section}train__channels": [8, 12, 8, 12][:levels], f"{section}data__images": 40}
+    tiny[f"{section}evaluation__sampler"] = params["evaluation"]["sampler"]
     if recipe == "fashion_mnist":
         tiny |= {f"{section}train__steps": "1 epoch", f"{section}train__checkpoints": [1]}
     conditional = own.get("context_dim", 0) > 0

@@ -205,7 +205,7 @@ def test_an_interrupted_training_ends_on_the_same_bits(tmp_path: Path, monkeypat
     """Stopped within its second epoch; `damaged`: of the saved state only a part is left, so it starts anew."""
     images, labels = random_images(24).numpy(), np.arange(24) % 10
     monkeypatch.setattr(learning, "BATCH_SIZE", 8)  # three steps an epoch
-    whole = learning.train_yardstick(images, labels, tmp_path / "whole.pt", epochs=2)
+    whole = learning.train_yardstick(images, labels, tmp_path / "whole.pt", cycles=((1, 0.1), (1, 0.05)))
 
     move, calls, state_file = learning._moved, [], tmp_path / "stopped.pt"
 
@@ -217,11 +217,11 @@ def test_an_interrupted_training_ends_on_the_same_bits(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(learning, "_moved", stopping)
     with pytest.raises(Stopped):
-        learning.train_yardstick(images, labels, state_file, epochs=2)
+        learning.train_yardstick(images, labels, state_file, cycles=((1, 0.1), (1, 0.05)))
     if damaged:
         state_file.write_bytes(state_file.read_bytes()[:1000])
     torch.manual_seed(1)  # nothing may depend on it
-    resumed = learning.train_yardstick(images, labels, state_file, epochs=2)
+    resumed = learning.train_yardstick(images, labels, state_file, cycles=((1, 0.1), (1, 0.05)))
     assert calls[5:] == [8] * (6 if damaged else 3)
     state = resumed.state_dict()
     for name, value in whole.state_dict().items():
@@ -233,7 +233,7 @@ def test_the_network_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(learning, "BATCH_SIZE", 8)
     labels = np.arange(48) % 3
     images = (random_images(48).numpy() // 4 + 150 * np.eye(3)[labels][:, None, None]).astype(np.uint8)
-    network = learning.train_yardstick(images, labels, tmp_path / "state.pt", epochs=10)
+    network = learning.train_yardstick(images, labels, tmp_path / "state.pt", cycles=((10, 0.1),))
     with torch.inference_mode():
         named = network.classify(network(as_input(torch.from_numpy(images)))).argmax(1).numpy()
     assert (named == labels).mean() > 0.9
