@@ -34,7 +34,7 @@ SETTINGS = (
 WITHOUT_EFFECT = ("checkpoints", "log_every", "compile", "accumulate")  # on the weights, but for rounding
 
 # When a number is a limit to speak of.
-FAR = 3.0  # standard errors of a number whose floor has an error of its own
+FAR = 3.0  # standard errors of a number whose floor has an error of its own, or that is one of several
 WIDE = 2.0  # standard errors of a difference
 REACHED = 0.8  # share of the floor's coverage
 COPYING = -3.0  # C_T (Meehan, Chaudhuri and Dasgupta 2020, arXiv 2004.05675)
@@ -340,9 +340,9 @@ def signs_of_copies(m: dict[str, Any]) -> Iterator[str]:
     share, floor = m["near_copies"], m["near_copies_floor"]
     if share - floor > WIDE * ((share * (1 - share) + floor * (1 - floor)) / m["compared"]) ** 0.5:
         yield f"near copies are a share of {number(share)}, of held-out images {number(floor)}"
-    # Without its error a gap says nothing.
+    # Without its error a gap says nothing; of four, one is two errors from 0 by chance every fifth time or so.
     errors = [(quarter, f"gap_q{quarter}") for quarter in range(1, 5) if f"gap_q{quarter}_se" in m]
-    if wide := [f"{quarter}" for quarter, key in errors if m[key] > WIDE * m[f"{key}_se"]]:
+    if wide := [f"{quarter}" for quarter, key in errors if m[key] > FAR * m[f"{key}_se"]]:
         yield f"the loss of held-out images is above that of training images in quarter {', '.join(wide)} of t"
 
 
