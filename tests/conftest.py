@@ -136,6 +136,18 @@ class Checkout:
             section[key] = value
         (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
+    def processes(self, module: str) -> list[int]:
+        """Processes that run `python -m module` in this checkout, found through /proc."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words, cwd = (folder / "cmdline").read_bytes().split(b"\0"), (folder / "cwd").readlink()
+            except OSError:  # it ended meanwhile
+                continue
+            if module.encode() in words and cwd.is_relative_to(self.path):
+                found.append(int(folder.name))
+        return found
+
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock."""
         stages: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]

@@ -295,15 +295,7 @@ def uninterrupted(prepared: Checkout, tmp_path_factory: pytest.TempPathFactory) 
 
 def trainers(checkout: Checkout) -> list[int]:
     """Processes that run this checkout's training."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words, cwd = (folder / "cmdline").read_bytes().split(b"\0"), (folder / "cwd").readlink()
-        except OSError:  # it ended meanwhile
-            continue
-        if b"stages.train" in words and cwd.is_relative_to(checkout.path):
-            found.append(int(folder.name))
-    return found
+    return checkout.processes("stages.train")
 
 
 def start_training(checkout: Checkout, *command: str) -> subprocess.Popen[str]:
