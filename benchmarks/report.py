@@ -23,12 +23,12 @@ def run_text(result: dict[str, Any], run: dict[str, Any]) -> str:
 
 
 def table(run: dict[str, Any]) -> str:
-    """A row for each contender, in Markdown that can be read as it stands."""
+    """A row for each contender."""
     sampling = "steps" in run
     header = ["", "arithmetic", "images/s", "ms a step", "fastest"]
     header += ["network alone", "outside"] if sampling else []
     header += ["time / ours", "a FLOP", "parameters", "GFLOPs", "of ceiling"]
-    rows = [header, ["---"] * len(header)]
+    rows = [header]
     for row in run["rows"]:
         cells = [row["name"], row["precision"], f"{row['images_per_second']:.1f}", ms(row["median"]), ms(row["min"])]
         if sampling:
@@ -41,7 +41,13 @@ def table(run: dict[str, Any]) -> str:
             f"{row['share']:.0%}",
         ]
         rows.append(cells)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """A Markdown table that can be read as it stands; the first of the rows is the header."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("| " + " | ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)) + " |" for row in rows)
 
 

@@ -24,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 
+from benchmarks.report import aligned
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file, write_text
 from ddpm.base.progress import progress_bar
@@ -352,11 +353,11 @@ def section(result: Result) -> str:
     return "\n\n".join(
         [
             f"### {result.title}, {result.size} px, {result.number:,} images on each side",
-            table(rows),
+            aligned(rows),
             f"With {result.number // 4:,} images on each side the floor is {result.quarter.fd:.2f} in Frechet distance and "
             f"{round(1000 * result.quarter.kid)} ± {round(1000 * result.quarter.kid_se)} in KID x 1000.",
             f"Not seen, that is KID less than two standard errors above its floor: {', '.join(blind)}.",
-            table(singles),
+            aligned(singles),
         ]
     )
 
@@ -365,13 +366,6 @@ def cells(scores: list[Score]) -> list[str]:
     """The measures of the scores, one after the other."""
     rows = [(f"{s.fd:.2f}", f"{round(1000 * s.kid)}", f"{s.density:.2f}", f"{s.coverage:.2f}") for s in scores]
     return [" / ".join(column) for column in zip(*rows, strict=True)]
-
-
-def table(rows: list[list[str]]) -> str:
-    """Markdown that can be read as it stands."""
-    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("| " + " | ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)) + " |" for row in rows)
 
 
 def save_curves(path: Path, results: list[Result]) -> None:
