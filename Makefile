@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test test-all soak benchmarks small full plots clean
+.PHONY: help setup demo report test test-all soak benchmarks small gpu full plots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 13
@@ -50,6 +50,9 @@ benchmarks: setup ## install diffusers and denoising-diffusion-pytorch, and time
 small: setup ## real data at a size for two CPU cores: about an hour a recipe (see small/params.yaml)
 	cd small && dvc repro
 
+gpu: setup ## real data, minutes on a data-centre GPU: the checkpoints to share (see gpu/params.yaml)
+	cd gpu && dvc repro
+
 full: setup ## the published settings: days, on a GPU (see full/params.yaml)
 	sed -i.bak '/^\/full$$/d' .dvcignore && rm .dvcignore.bak
 	cp dvc.yaml full/dvc.yaml
@@ -59,5 +62,5 @@ plots: setup ## write all curves and pictures into one page
 	dvc plots show
 
 clean: ## remove caches and the page of plots; keeps data, models, results and training states
-	rm -rf dvc_plots small/dvc_plots full/dvc_plots .mypy_cache .pytest_cache .ruff_cache
+	rm -rf dvc_plots small/dvc_plots gpu/dvc_plots full/dvc_plots .mypy_cache .pytest_cache .ruff_cache
 	find src stages tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,7 +30,7 @@ from ddpm.base.settings import Model, Strict, Whole, validate  # noqa: E402
 # DVC names the main checkout in DVC_ROOT even inside a temporary experiment's copy: resumable state and archives stay there.
 WORK = Path(os.environ.get("DVC_ROOT") or ROOT) / "work"
 DATA_HOME = Path(os.environ.get("DATA_HOME") or WORK / "downloads")
-SCALES = ("demo", "small", "full")
+SCALES = ("demo", "small", "gpu", "full")
 
 
 class RuntimeConfig(Strict):

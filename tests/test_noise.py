@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ddpm.sampling.noise import NoiseStreams, philox
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 MOST = 0xFFFFFFFF
 
 
@@ -28,9 +27,8 @@ MOST = 0xFFFFFFFF
         ),
     ],
 )
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
-def test_the_published_words(counter: list[int], key: tuple[int, int], words: list[int], device: str) -> None:
-    assert [int(word) for word in philox([torch.tensor(number, device=device) for number in counter], key)] == words
+def test_the_published_words(counter: list[int], key: tuple[int, int], words: list[int]) -> None:
+    assert [int(word) for word in philox([torch.tensor(number) for number in counter], key)] == words
 
 
 def test_shapes_broadcast_and_every_counter_is_by_itself() -> None:
@@ -95,13 +93,3 @@ def test_uniform_numbers_are_even_and_apart_from_the_normal_ones() -> None:
     assert torch.equal(fresh.draw(), first), "and no draw is moved by it"
     correlation = (first.flatten(1)[:, :48].double() * (values[:, :48] - 0.5) * 12**0.5).mean()
     assert float(correlation.abs()) < 4.5 / (1000 * 48) ** 0.5
-
-
-@CUDA
-def test_a_gpu_draws_the_noise_of_a_cpu() -> None:
-    here, there = (NoiseStreams(2**32 - 1, [0, 5, 2**31], (3, 9, 7), device) for device in ("cpu", "cuda"))
-    for _ in range(4):  # the first is drawn as it is, the others from a recorded graph
-        ours, theirs = here.draw(), there.draw()
-        assert theirs.device.type == "cuda"
-        torch.testing.assert_close(theirs.cpu(), ours, rtol=0, atol=1e-5)
-    assert torch.equal(there.uniform(9).cpu(), here.uniform(9))
