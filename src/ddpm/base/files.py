@@ -54,7 +54,7 @@ def check_regular(path: Path, remedy: str = "") -> None:
 
 
 def read_json(path: Path, remedy: str, shown: Path | None = None) -> dict[str, Any]:
-    """The object in the JSON file `path`, of at most MAX_JSON bytes. Raises Fault, which ends in `remedy`: how to make it again.
+    """The object in the JSON file `path`, of at most MAX_JSON bytes. Raises Fault, which ends in `remedy`: what to do.
 
     `shown`: how the message names the file.
     """
@@ -63,7 +63,7 @@ def read_json(path: Path, remedy: str, shown: Path | None = None) -> dict[str, A
         check_regular(path)
         if (size := path.stat().st_size) > MAX_JSON:
             raise Fault(f"{path}: {amount(size)}; accepted: at most {amount(MAX_JSON)}")
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), parse_constant=_no_number)
     except Fault as fault:
         raise Fault(f"{name}{str(fault).removeprefix(str(path))}; {remedy}") from None
     except OSError as error:
@@ -73,6 +73,10 @@ def read_json(path: Path, remedy: str, shown: Path | None = None) -> dict[str, A
     if not isinstance(values, dict):
         raise Fault(f"{name}: holds {type(values).__name__}; accepted: an object with named entries; {remedy}")
     return values
+
+
+def _no_number(written: str) -> float:
+    raise ValueError(f"{written} is no number of JSON")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,6 @@ from typing_extensions import Self
 
 from ddpm.base.settings import Count, Strict, Whole
 
-
 Width = Annotated[int, Field(ge=1, le=8192)]  # what a layer may be asked for: a hundred times what is published
 Blocks = Annotated[int, Field(ge=0, le=100)]
 
@@ -30,7 +29,9 @@ class ModelConfig(Strict):
     num_res: Annotated[Blocks, Field(ge=1)] = Field(description="residual blocks a level, 1 or more, at most 100")
     neck_length: Blocks = Field(description="residual blocks at the bottom, 0 or more, at most 100")
     neck_attention: bool = Field(description="true or false: self-attention with layer norm at the bottom")
-    time_emb_dim: Annotated[int, Field(ge=4, le=8192, multiple_of=2)] = Field(description="an even number, 4 or more, at most 8192")
+    time_emb_dim: Annotated[int, Field(ge=4, le=8192, multiple_of=2)] = Field(
+        description="an even number, 4 or more, at most 8192"
+    )
     time_in: Literal["blocks", "neck"] = Field(description="blocks or neck: which residual blocks see time and context")
     context_dim: Annotated[Whole, Field(le=10_000)] = Field(
         description="0, or the number of the data set's classes: width of the context vector, at most 10,000"

@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import check_regular, whole_file
@@ -162,7 +162,9 @@ def _settings(path: Path, metadata: dict[str, Any], found: dict[str, Any]) -> Mo
     if blocks > len(found):  # each has several; to build them only to compare could take for ever
         raise Fault(f"{path}: the weights do not fit: its header asks for {blocks} blocks, and it has {len(found)} tensors")
     if config.context_dim != len(metadata["classes"]):
-        raise Fault(f"{path}: its header names {len(metadata['classes'])} classes; accepted: context_dim = {config.context_dim}")
+        raise Fault(
+            f"{path}: its header names {len(metadata['classes'])} classes; accepted: context_dim = {config.context_dim}"
+        )
     return config
 
 

@@ -37,7 +37,15 @@ from ddpm.training.loop import TrainState
 from ddpm.training.settings import TrainConfig
 
 # What torch's RuntimeError says of bytes that it cannot decode. Any other may be the machine's fault, and the file good.
-_DAMAGE = ("PytorchStreamReader", "storage", "Storage", "Error(s) in loading", "size of tensor", "invalid magic", "Invalid magic")
+_DAMAGE = (
+    "PytorchStreamReader",
+    "storage",
+    "Storage",
+    "Error(s) in loading",
+    "size of tensor",
+    "invalid magic",
+    "Invalid magic",
+)
 _AWAY = "move it away, and the same command continues"
 FORMAT = 2  # of the state files; count it up when their layout changes, and keep the entry "format"
 
@@ -110,7 +118,7 @@ class StateFolder:
         for file in self.others:
             try:
                 changes = _changes(read_json(file, ""), self.key)
-            except (Fault, ValueError, KeyError, OSError, TypeError, AttributeError):  # damaged, or gone meanwhile: it is only a hint
+            except (Fault, ValueError, KeyError, OSError, TypeError, AttributeError):  # damaged, or gone: it is only a hint
                 continue
             if nearest is None or len(changes) < len(nearest):
                 nearest = changes
