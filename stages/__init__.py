@@ -6,9 +6,9 @@ Here is what all of them share: where things lie, how settings are read, and how
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # import the library of the checkout that is installed.
 sys.path.insert(0, str(ROOT / "src"))
 
-from pydantic import Field  # noqa: E402
+from pydantic import ConfigDict, Field, field_validator  # noqa: E402
 
 from ddpm.base.faults import Fault, faults_reported  # noqa: E402
-from ddpm.base.settings import Model, Strict, Whole, validate  # noqa: E402
+from ddpm.base.files import read_json  # noqa: E402
+from ddpm.base.settings import NAME, NAME_IN_WORDS, Count, Model, Strict, Whole, validate  # noqa: E402
 
 # DVC names the main checkout in DVC_ROOT even inside a temporary experiment's copy: resumable state and archives stay there.
 WORK = Path(os.environ.get("DVC_ROOT") or ROOT) / "work"
@@ -43,12 +44,62 @@ class RuntimeConfig(Strict):
     tensorboard: bool = Field(False, description="true or false")
     launcher: str = Field(description='"" = one process, or the start of a command that starts several, e.g. torchrun ...')
 
+    @field_validator("launcher")
+    @classmethod
+    def _words(cls, launcher: str) -> str:
+        try:
+            shlex.split(launcher)
+        except ValueError as error:
+            raise ValueError(f"runtime.launcher = {launcher!r}: {error}; accepted: a command as a shell reads it") from None
+        return launcher
+
+
+class _Facts(Strict):
+    """What the json files about a recipe's data must say at least."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    sha256: str = Field(description="64 hexadecimal digits", pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Facts):
+    """What is known of the raw images."""
+
+    dataset: str = Field(description="a data set's name")
+    origin: str = Field(description="a sentence")
+    name: str = Field(description="a file's name")
+    size: Whole = Field(description="bytes, 0 or more")
+    heldout_sha256: str | None = Field(None, description="64 hexadecimal digits, or null", pattern="^[0-9a-f]{64}$")
+    matches_official: bool = Field(description="true or false")
+    shareable: bool = Field(description="true or false")
+
+
+class Packed(_Facts):
+    """What is known of packed images."""
+
+    count: Count = Field(description="images, 1 or more")
+    labels_sha256: str | None = Field(description="64 hexadecimal digits, or null", pattern="^[0-9a-f]{64}$")
+
+
+class Stats(Packed):
+    """What is known of the packed training images."""
+
+    size: Count = Field(description="side of the images in pixels, 1 or more")
+    channels: Count = Field(description="1 or 3", le=3)
+    mean: list[float] = Field(description="a number a channel", min_length=1)
+    std: list[float] = Field(description="a number a channel", min_length=1)
+    dataset: str = Field(description="a data set's name")
+    origin: str = Field(description="a sentence")
+
+
+FACTS: dict[str, type[Strict]] = {"manifest.json": Manifest, "stats.json": Stats, "heldout.json": Packed}
+
 
 class Paths:
     """Where the files of one recipe at one scale lie, and what its settings say."""
 
     def __init__(self, scale: str, recipe: str) -> None:
-        self.scale, self.recipe = scale, recipe
+        self.scale, self.recipe = scale, check_name(recipe)
         self.data = ROOT / "data" / scale / recipe  # git-tracked facts about the data: manifest.json and stats.json
         self.metrics = ROOT / "metrics" / scale / recipe  # numbers and pictures
         self.seconds = ROOT / "metrics" / scale / "seconds" / recipe  # measured times, no outputs: no second run repeats them
@@ -64,31 +115,48 @@ class Paths:
         raise Fault(f"{shown(self.models)}: no raw-*.safetensors here; {how}")
 
     def facts(self, name: str, maker: str) -> dict[str, Any]:
-        """A git-tracked json file of the recipe's data, made by the stage `maker`. Raises Fault if it is missing."""
-        path = self.data / name
-        if not path.exists():
-            raise Fault(f"{shown(path)} is missing; it is made by: dvc repro {maker}@{self.recipe}")
-        facts: dict[str, Any] = json.loads(path.read_text())
+        """A git-tracked json file of the recipe's data, made by the stage `maker`, checked. Raises Fault."""
+        path, made = self.data / name, f"it is made by: dvc repro {maker}@{self.recipe}"
+        facts = read_facts(path, made)
+        if name in FACTS:
+            try:
+                validate(FACTS[name], facts)
+            except Fault as fault:
+                raise Fault(f"{shown(path)}: {fault}; {made}") from None
         return facts
 
     def settings(self, part: str, kind: type[Model]) -> Model:
         """The resolved settings `part` (data, train or figures) of the recipe, as the stage config left them."""
         values = self.resolved(part)
         # What the stage config derives from settings stands beside them, for stages that cannot import the room that knows it.
-        return validate(kind, {key: value for key, value in values.items() if key in kind.model_fields}, part)
+        try:
+            return validate(kind, {key: value for key, value in values.items() if key in kind.model_fields}, part)
+        except Fault as fault:
+            made = f"python -m stages.config {self.recipe} --scale {self.scale}"
+            raise Fault(f"{shown(self.metrics / 'config' / f'{part}.json')}: {fault}; it is made by: {made}") from None
 
     def resolved(self, part: str) -> dict[str, Any]:
-        """The settings `part` as they stand in the file. Raises Fault if it is missing."""
-        path = self.metrics / "config" / f"{part}.json"
-        if not path.exists():
-            made = f"python -m stages.config {self.recipe} --scale {self.scale}"
-            raise Fault(f"{shown(path)} is missing; it is made by: {made}")
-        values: dict[str, Any] = json.loads(path.read_text())
-        return values
+        """The settings `part` as they stand in the file. Raises Fault."""
+        made = f"it is made by: python -m stages.config {self.recipe} --scale {self.scale}"
+        return read_facts(self.metrics / "config" / f"{part}.json", made)
 
     def runtime(self) -> RuntimeConfig:
         """The section `runtime` of params.yaml."""
         return validate(RuntimeConfig, load_params(self.scale).get("runtime"), "runtime")
+
+
+def read_facts(path: Path, made: str) -> dict[str, Any]:
+    """The object in the JSON file `path`; `made`: what makes it again, for the message. Raises Fault."""
+    if not os.path.lexists(path):
+        raise Fault(f"{shown(path)} is missing; {made}")
+    return read_json(path, made, shown(path))
+
+
+def check_name(recipe: str) -> str:
+    """`recipe`, whose name becomes part of paths and commands. Raises Fault if it cannot."""
+    if not re.fullmatch(NAME, recipe):
+        raise Fault(f"recipe {recipe!r}; accepted: a name of {NAME_IN_WORDS}")
+    return recipe
 
 
 def shown(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
 from ddpm.machine.device import pick_device
+from ddpm.model.schedule import schedule_of
 from ddpm.recipe import DEFAULTS, check, resolve
 from stages import Paths, load_params, params_file, shown, stage
 
@@ -16,6 +17,11 @@ def main(paths: Paths) -> None:
         fault = "unknown key" if wrong in params else "missing"
         raise Fault(f"{shown(params_file(paths.scale))}: {wrong}: {fault}; accepted: {', '.join(sorted(KEYS))}")
     recipes = check(params)
+    for name, recipe in recipes.items():
+        try:
+            schedule_of(recipe.train)
+        except Fault as fault:
+            raise Fault(f"recipes.{name}: {fault}") from None
     pick_device(paths.runtime().device)
     checked, settings = resolve(params, paths.recipe)
     for part, values in settings.items():

@@ -1,8 +1,8 @@
 """Train a recipe's network, resuming where an earlier run of the same settings stopped; keep raw and EMA weights.
 
-Ctrl-C, SIGTERM, or the death of the `dvc` that started it: the state is saved, the exit status is not 0, and the same
-command continues. FRESH=1 in the environment starts from nothing. runtime.launcher, or torchrun by hand, shares each
-batch over several processes; only the first one writes.
+Ctrl-C, SIGTERM, or the death of the `dvc` or the stage that started it: the state is saved, the exit status is not 0,
+and the same command continues. FRESH=1 in the environment starts from nothing. runtime.launcher, or torchrun by hand,
+shares each batch over several processes; only the first one writes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import sys
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from ddpm.base.faults import Fault
 from ddpm.base.files import write_csv, write_json
 from ddpm.base.settings import validate
 from ddpm.machine import distributed
 from ddpm.machine.device import device_name, pick_device
 from ddpm.machine.memory import keep_freed_memory
 from ddpm.machine.precision import resolve_precision
+from ddpm.model.unet import build_network
 from ddpm.training.batches import load_images
 from ddpm.training.fingerprint import code_fingerprint
 from ddpm.training.history import speed_rows
@@ -35,7 +37,7 @@ from stages.window import Window, check_tensorboard, warn
 
 @record  # torchrun repeats the traceback of the process that failed
 def main(paths: Paths) -> None:
-    settings, interrupts = paths.runtime(), Interrupts()
+    settings, interrupts, fresh = paths.runtime(), Interrupts(), fresh_start()
     if settings.tensorboard:
         check_tensorboard()
     if settings.launcher and not distributed.launched():
@@ -45,10 +47,18 @@ def main(paths: Paths) -> None:
         return
     device = pick_device(settings.device, distributed.local_rank())
     with distributed.process_group(device):
-        train(paths, settings, device, interrupts)
+        train(paths, settings, device, interrupts, fresh)
 
 
-def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupts: Interrupts) -> None:
+def fresh_start() -> bool:
+    """Whether FRESH in the environment asks to remove what this training saved before. Raises Fault."""
+    written = os.environ.get("FRESH", "0")
+    if written not in ("0", "1", ""):
+        raise Fault(f"FRESH = {written!r} in the environment; accepted: 1, which removes all saved states, or 0")
+    return written == "1"
+
+
+def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupts: Interrupts, fresh: bool) -> None:
     """The work of one process, of which the first one holds the state and writes."""
     keep_freed_memory()
     if distributed.local_rank() == 0:
@@ -71,7 +81,7 @@ def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupt
     if first:
         # Under DVC a trainer whose dvc was killed may still be saving: give it a moment. By hand, refuse at once.
         folder.lock(wait_seconds=20 if under_dvc else 0)
-        for line in resume(state, config, folder, paths.models, fresh=bool(os.environ.get("FRESH"))):
+        for line in resume(state, config, folder, paths.models, fresh=fresh):
             warn(line)
         lines = opening_lines(f"{paths.recipe} ({paths.scale})", state, config, folder)
         lines += folder.check_room(state, config, paths.models, copies=2 if under_dvc else 1)
@@ -82,8 +92,18 @@ def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupt
     with contextlib.closing(window) if window else contextlib.nullcontext():
         run(state, config, folder, interrupts, images, labels, settings.save_seconds, metadata, window)
     if first:
+        if unmoved(state, config):
+            warn("no weight differs from its start in the precision of checkpoints: train.lr or train.grad_clip is too small")
         publish(state, config, folder, metadata, paths.models)
         report(paths, config, state, device)
+
+
+def unmoved(state: TrainState, config: TrainConfig) -> bool:
+    """Whether all weights, as checkpoints store them, are still those of before the first step."""
+    start = build_network(config, config.seed, state.network.stem.in_channels).parameters()
+    return all(
+        torch.equal(now.cpu().half(), before.half()) for now, before in zip(state.network.parameters(), start, strict=True)
+    )
 
 
 def report(paths: Paths, config: TrainConfig, state: TrainState, device: torch.device) -> None:

@@ -20,10 +20,12 @@ from ddpm.model.weights import EARLIER, EARLIER_CLASSES, load_network, save_weig
 from tiny import SETTINGS, randomised, train_config
 
 ROOT = Path(__file__).resolve().parents[1]
+FACTS = {"dataset": "cifar10", "size": 8, "count": 3, "origin": "a test"}
 
 
 def metadata(**changes: Any) -> dict[str, Any]:
-    return {"config": train_config(**changes).model_dump(), "step": 7, "kind": "ema", "data": {"images": 3}, "classes": []}
+    names = [f"class {number}" for number in range(changes.get("context_dim", 0))]
+    return {"config": train_config(**changes).model_dump(), "step": 7, "kind": "ema", "data": FACTS, "classes": names}
 
 
 @pytest.fixture
@@ -76,12 +78,12 @@ def test_checkpoints_from_before_a_setting_was_there_load_as_what_they_are(tmp_p
 def test_classes_of_files_from_before_they_were_named(tmp_path: Path) -> None:
     """They are those of the data set, where the network knows classes; a name in the file comes first."""
     path = tmp_path / "old.safetensors"
-    for context_dim, data_set, expected in ((5, "sprites", EARLIER_CLASSES["sprites"]), (0, "sprites", []), (10, "celeba", [])):
-        old = metadata(context_dim=context_dim) | {"data": {"dataset": data_set}}
+    for context_dim, data_set, expected in ((5, "sprites", EARLIER_CLASSES["sprites"]), (0, "sprites", []), (0, "celeba", [])):
+        old = metadata(context_dim=context_dim) | {"data": FACTS | {"dataset": data_set}}
         del old["classes"]
         save_weights(path, build_network(train_config(context_dim=context_dim)), old)
         assert load_network(path)[2]["classes"] == expected
-    named = metadata(context_dim=2) | {"data": {"dataset": "sprites"}, "classes": ["cat", "dog"]}
+    named = metadata(context_dim=2) | {"data": FACTS | {"dataset": "sprites"}, "classes": ["cat", "dog"]}
     save_weights(path, build_network(train_config(context_dim=2)), named)
     assert load_network(path)[2]["classes"] == ["cat", "dog"]
 
@@ -91,7 +93,7 @@ def test_gray_images_and_batch_norm_s_statistics(tmp_path: Path) -> None:
     network = randomised(build_network(config, in_channels=1))
     for value in range(3):
         network(torch.randn(4, 1, 8, 8) + value, torch.tensor([1, 2, 3, 4]))
-    save_weights(tmp_path / "gray.safetensors", network, {"config": config.model_dump(), "step": 1, "kind": "raw", "data": {}})
+    save_weights(tmp_path / "gray.safetensors", network, metadata(norm="batch", activation="relu", context_dim=5))
     loaded, _, _ = load_network(tmp_path / "gray.safetensors")
     assert loaded.stem.in_channels == 1
     norm, expected = loaded.head[0], network.head[0]
@@ -154,7 +156,7 @@ def test_weights_of_another_network(weights: Path, change: dict[str, Any]) -> No
 
 def test_settings_of_another_version(weights: Path) -> None:
     settings = {key: value for key, value in SETTINGS.items() if key != "num_res"} | {"residual_blocks": 1}
-    save_weights(weights, build_network(train_config()), {"config": settings})
+    save_weights(weights, build_network(train_config()), metadata() | {"config": settings})
     with pytest.raises(Fault, match=r"ema\.safetensors: its settings .*train\.num_res: missing"):
         load_network(weights)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import model_validator
 from typing_extensions import Self
 
 from ddpm.base.faults import Fault
-from ddpm.base.settings import Strict, validate
+from ddpm.base.settings import NAME, NAME_IN_WORDS, Strict, validate
 from ddpm.data.settings import DataConfig
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.settings import FiguresConfig
@@ -78,6 +79,8 @@ def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[s
 def check(params: dict[str, Any]) -> dict[str, Recipe]:
     """Resolve every recipe of `params` that runs, so that a fault of one stops before another trains. Raises Fault."""
     names, known = params.get("recipe_names"), _section(params, "recipes", "")
+    if bad := [name for name in known if not re.fullmatch(NAME, str(name))]:
+        raise Fault(f"recipes.{bad[0]}: this name would become part of paths and commands; accepted: {NAME_IN_WORDS}")
     if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names) or set(map(str, names)) - set(known):
         raise Fault(f"recipe_names = {names!r}; accepted: a list of different names out of {', '.join(known)}")
     recipes, lines = {}, []

@@ -12,14 +12,33 @@ class Fault(Exception):
     """Something the user can mend: the message names the key or file, its value, and what would be accepted."""
 
 
+# What torch's RuntimeError says where memory is short: on a CPU it raises no MemoryError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory", "std::bad_alloc")
+
+
+def wants_memory(error: BaseException) -> bool:
+    """Whether `error` says that the machine or the GPU has too little memory."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch, which is not known here
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
 @contextmanager
 def faults_reported() -> Iterator[None]:
-    """Turn a Fault, or a full disk, into one message on stderr and exit status 1, without a traceback."""
+    """Turn a Fault, a full disk or too little memory into one message on stderr and exit status 1, without a traceback."""
     try:
         yield
     except Fault as fault:
         sys.exit(f"error: {fault}")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if wants_memory(error):
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            sys.exit(
+                f"error: too little memory ({said}); what was saved before is whole. Close other programs, or take less with "
+                "train.accumulate, a smaller train.channels, or drawing.batch_size; the same command does the rest"
+            )
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         sys.exit(f"error: {error.filename or 'the disk'}: {error.strerror}; make room, and the same command does the rest")

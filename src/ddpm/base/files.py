@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from ddpm.base.faults import Fault
 
+MAX_JSON = 10_000_000  # bytes of a JSON file that is read as a whole; ours have some thousands
 TEMPORARY = ".*.tmp-*"  # what whole_file leaves beside its files when it is killed
 
 
@@ -33,6 +35,48 @@ def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_regular(path: Path, remedy: str = "") -> None:
+    """Raise Fault unless `path` is a regular file: a FIFO would be waited for, a device read, for ever.
+
+    `remedy`: what to do, for the message.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise Fault(f"{path}: no such file{remedy and '; '}{remedy}") from None
+    except OSError as error:  # no right to look, a loop of links, a name too long, ...
+        raise Fault(f"{path}: {error.strerror}{remedy and '; '}{remedy}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise Fault(f"{path}: is {kind}; accepted: a file{remedy and '; '}{remedy}")
+
+
+def read_json(path: Path, remedy: str, shown: Path | None = None) -> dict[str, Any]:
+    """The object in the JSON file `path`, of at most MAX_JSON bytes. Raises Fault, which ends in `remedy`: what to do.
+
+    `shown`: how the message names the file.
+    """
+    name = shown or path
+    try:
+        check_regular(path)
+        if (size := path.stat().st_size) > MAX_JSON:
+            raise Fault(f"{path}: {amount(size)}; accepted: at most {amount(MAX_JSON)}")
+        values = json.loads(path.read_bytes(), parse_constant=_no_number)
+    except Fault as fault:
+        raise Fault(f"{name}{str(fault).removeprefix(str(path))}; {remedy}") from None
+    except OSError as error:
+        raise Fault(f"{name}: {error.strerror}; {remedy}") from None
+    except (ValueError, RecursionError) as error:  # no text, no JSON, a number of thousands of digits, too deep
+        raise Fault(f"{name}: no JSON ({error}); {remedy}") from None
+    if not isinstance(values, dict):
+        raise Fault(f"{name}: holds {type(values).__name__}; accepted: an object with named entries; {remedy}")
+    return values
+
+
+def _no_number(written: str) -> float:
+    raise ValueError(f"{written} is no number of JSON")
 
 
 def write_text(path: Path, text: str) -> None:

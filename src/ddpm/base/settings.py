@@ -17,6 +17,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+NAME = r"[a-z0-9_]{1,100}"  # of a recipe: it becomes part of paths, of stages' names and of commands
+NAME_IN_WORDS = "lower-case letters, digits and _"
 Model = TypeVar("Model", bound=Strict)
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]

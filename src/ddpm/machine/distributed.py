@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +21,21 @@ from ddpm.base.faults import Fault
 
 T = TypeVar("T")
 Nested = Any  # dicts and lists of tensors, numbers and texts
+WATCHED = "DDPM_STDIN_IS_THE_STAGE"  # in the environment of what `launch` starts
 
 
 def launched() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launcher_gone() -> bool:
+    """Whether the process whose `launch` started this one has ended; False where there was none."""
+    if WATCHED not in os.environ or not stat.S_ISFIFO(os.fstat(0).st_mode):  # a launcher may pass on no input
+        return False
+    watched = select.poll()
+    watched.register(0, 0)  # POLLHUP is told unasked
+    return bool(watched.poll(0))
 
 
 def local_rank() -> int:
@@ -38,7 +50,9 @@ def launch(launcher: str, arguments: Sequence[str], folder: Path, stop: Callable
     """
     try:
         # A session of its own: Ctrl-C reaches this process only, which then asks the launcher once, and waits for it.
-        process = subprocess.Popen([*shlex.split(launcher), *arguments], cwd=folder, start_new_session=True)
+        # Its standard input, which the processes inherit, ends with this process: so they notice even a SIGKILL of it.
+        command, env = [*shlex.split(launcher), *arguments], os.environ | {WATCHED: "1"}
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True, stdin=subprocess.PIPE, env=env)
     except OSError as error:
         raise Fault(
             f'runtime.launcher = {launcher!r}: {error}; accepted: "", or the start of a command such as '

@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddpm.base.faults import Fault
 from ddpm.model.settings import ModelConfig
 
 ScheduleKind = Literal["cosine", "linear", "sigmoid"]
@@ -126,5 +127,12 @@ def noise_schedule(
 
 
 def schedule_of(config: ModelConfig) -> NoiseSchedule:
-    """The schedule that the settings `config` name."""
-    return noise_schedule(config.schedule, config.num_timesteps, config.beta_min, config.beta_max, config.zero_terminal_snr)
+    """The schedule that the settings `config` name. Raises Fault where float64 cannot tell its steps apart."""
+    try:
+        return noise_schedule(config.schedule, config.num_timesteps, config.beta_min, config.beta_max, config.zero_terminal_snr)
+    except ValueError:
+        raise Fault(
+            f"train.schedule = {config.schedule!r} with train.num_timesteps = {config.num_timesteps}, train.beta_min = "
+            f"{config.beta_min} and train.beta_max = {config.beta_max}: what is left of the image does not fall with every "
+            "step; accepted: a beta_min of 1e-12 or more, and fewer steps or a smaller beta_max, so that some of it is left"
+        ) from None

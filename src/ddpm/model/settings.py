@@ -9,31 +9,40 @@ from typing_extensions import Self
 
 from ddpm.base.settings import Count, Strict, Whole
 
+Width = Annotated[int, Field(ge=1, le=8192)]  # what a layer may be asked for: a hundred times what is published
+Blocks = Annotated[int, Field(ge=0, le=100)]
+
 
 class ModelConfig(Strict):
     """Network and process: what must be known of a checkpoint to draw from it."""
 
     # Network (documents 000 and 001): one entry of `channels` and `attention` a resolution level.
-    channels: list[Count] = Field(
-        description="a list of positive integers, one a level, e.g. [64, 128, 256, 256]", min_length=1
+    channels: list[Width] = Field(
+        description="a list of positive integers, one a level, e.g. [64, 128, 256, 256], at most 12 of at most 8192",
+        min_length=1,
+        max_length=12,
     )
     attention: list[bool] = Field(
         description="a list of true/false, as long as train.channels, or of the levels that have it, the first being 1"
     )
     heads: Count = Field(description="heads of every attention, a divisor of the widths that have one")
-    num_res: Count = Field(description="residual blocks a level, 1 or more")
-    neck_length: Whole = Field(description="residual blocks at the bottom, 0 or more")
+    num_res: Annotated[Blocks, Field(ge=1)] = Field(description="residual blocks a level, 1 or more, at most 100")
+    neck_length: Blocks = Field(description="residual blocks at the bottom, 0 or more, at most 100")
     neck_attention: bool = Field(description="true or false: self-attention with layer norm at the bottom")
-    time_emb_dim: Annotated[int, Field(ge=4, multiple_of=2)] = Field(description="an even number, 4 or more")
+    time_emb_dim: Annotated[int, Field(ge=4, le=8192, multiple_of=2)] = Field(
+        description="an even number, 4 or more, at most 8192"
+    )
     time_in: Literal["blocks", "neck"] = Field(description="blocks or neck: which residual blocks see time and context")
-    context_dim: Whole = Field(description="0, or the number of the data set's classes: width of the context vector")
+    context_dim: Annotated[Whole, Field(le=10_000)] = Field(
+        description="0, or the number of the data set's classes: width of the context vector, at most 10,000"
+    )
     norm: Literal["group", "batch"] = Field(description="group or batch")
     activation: Literal["silu", "relu"] = Field(description="silu or relu")
     downsample: Literal["conv", "max_pool"] = Field(description="conv or max_pool")
     upsample: Literal["bilinear", "transposed"] = Field(description="bilinear or transposed")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="a number in [0, 1)")
     # Process.
-    num_timesteps: Annotated[int, Field(ge=2)] = Field(description="T, 2 or more")
+    num_timesteps: Annotated[int, Field(ge=2, le=100_000)] = Field(description="T, 2 or more, at most 100,000")
     schedule: Literal["cosine", "linear", "sigmoid"] = Field(description="cosine, linear or sigmoid")
     beta_min: Annotated[float, Field(gt=0, lt=1)] = Field(description="a number in (0, 1): beta of step 1 when linear")
     beta_max: Annotated[float, Field(gt=0, lt=1)] = Field(description="a number in (0, 1): beta of step T when linear")

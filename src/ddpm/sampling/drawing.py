@@ -116,6 +116,8 @@ class Model:
 
     def denoiser(self, context: Tensor | None = None, guidance: float = GUIDANCE, calls: int = 0) -> Denoiser:
         """(x_t, t) -> x0_hat for images of `context` (B, context_dim); compiled where `calls` network calls repay it."""
+        if not math.isfinite(guidance):
+            raise Fault(f"guidance = {guidance}; accepted: a finite number")
         passes = 1 if context is None or guidance in (0, 1) else 2
         compiled = sampling_repays(calls * passes * self._flops, self.device)
         if compiled not in self._prepared:
@@ -145,6 +147,8 @@ class Model:
         if isinstance(classes, Tensor):
             if classes.ndim != 2 or classes.shape[1] != len(self.classes) or len(classes) == 0:
                 raise Fault(f"context of shape {tuple(classes.shape)}; accepted: a row an image of {len(self.classes)} numbers")
+            if not classes.isfinite().all():
+                raise Fault("context: holds NaN or infinity; accepted: finite numbers")
             return classes[[min(index, len(classes) - 1) for index in range(count)]].float()
         labels = [self.label(name) for name in classes] if classes else list(range(len(self.classes)))
         chosen = torch.tensor([labels[index % len(labels)] for index in range(count)], dtype=torch.int64)

@@ -19,7 +19,7 @@ from ddpm.machine import distributed
 from ddpm.machine.device import device_name, synchronize
 from ddpm.machine.memory import peak_memory
 from ddpm.machine.precision import resolve_precision
-from ddpm.model.weights import save_weights
+from ddpm.model.weights import copy_weights, save_weights
 from ddpm.training.loop import TrainState, train
 from ddpm.training.settings import TrainConfig
 from ddpm.training.states import StateFolder, weights_bytes
@@ -61,6 +61,8 @@ def opening_lines(title: str, state: TrainState, config: TrainConfig, folder: St
     lines = [f"{title}: {millions:.2f} M parameters, {arithmetic} on {device_name(device)}{shared}"]
     if state.step:
         lines.append(f"resuming at step {state.step} of {config.steps} from {folder.path}")
+    elif aside := folder.set_aside():
+        lines.append(f"starting at step 0: no state is left that continues; beside it lie {', '.join(aside)} in {folder.path}")
     elif difference := folder.difference():
         lines.append(f"starting anew, an earlier training differs: {difference}")
         if config.lr_decay != "constant" and "train.steps" in difference:
@@ -153,8 +155,9 @@ def publish(state: TrainState, config: TrainConfig, folder: StateFolder, metadat
     new = _unfinished(models)
     with disk_faults(models, weights_bytes(state.network) * (len(config.kept_steps) + 1)):
         new.mkdir(parents=True)
-        for step in config.kept_steps:
-            shutil.copyfile(folder.raw_path(step), new / folder.raw_path(step).name)
+        for step in config.kept_steps:  # kept by an earlier run, perhaps: the header is that of this one
+            name = folder.raw_path(step).name
+            copy_weights(folder.raw_path(step), new / name, metadata | {"step": step, "kind": "raw"})
         save_weights(new / "ema.safetensors", state.ema.network, metadata | {"step": state.step, "kind": "ema"})
         shutil.rmtree(models, ignore_errors=True)
         os.replace(new, models)

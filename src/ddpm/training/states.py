@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
 import hashlib
 import itertools
 import json
+import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import nn
 
-from ddpm.base.faults import Fault
-from ddpm.base.files import TEMPORARY, amount, disk_faults, existing, free_bytes, whole_file, write_text
+from ddpm.base.faults import Fault, wants_memory
+from ddpm.base.files import (
+    TEMPORARY,
+    amount,
+    check_regular,
+    disk_faults,
+    existing,
+    free_bytes,
+    read_json,
+    whole_file,
+    write_text,
+)
+from ddpm.base.hashes import sha256_of
 from ddpm.base.locks import claim
-from ddpm.model.weights import save_weights
+from ddpm.model.weights import read_metadata, save_weights
 from ddpm.training.loop import TrainState
 from ddpm.training.settings import TrainConfig
 
+# What torch's RuntimeError says of bytes that it cannot decode. Any other may be the machine's fault, and the file good.
+_DAMAGE = (
+    "PytorchStreamReader",
+    "storage",
+    "Storage",
+    "Error(s) in loading",
+    "size of tensor",
+    "invalid magic",
+    "Invalid magic",
+)
+_AWAY = "move it away, and the same command continues"
 FORMAT = 2  # of the state files; count it up when their layout changes, and keep the entry "format"
 
 
@@ -32,6 +58,34 @@ def state_key(config: TrainConfig, data_sha256: str, code: str) -> dict[str, Any
     """
     settings = config.model_dump(exclude={"checkpoints"} | ({"steps"} if config.lr_decay == "constant" else set()))
     return {"train": settings, "data": data_sha256, "code": code}
+
+
+class _DamageError(Exception):
+    """A file's bytes are not what was written."""
+
+
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Tell faults of decoding `path`, which become _DamageError, from those of the machine, which become Fault: there the file
+    may be good, so that nothing may happen to it."""
+    try:
+        yield
+    except (Fault, _DamageError):
+        raise
+    except Exception as error:  # garbage provokes almost any: KeyError, IndexError, UnicodeDecodeError, ...
+        if isinstance(error, OSError):
+            damage = error.errno in (None, errno.EINVAL)  # garbage makes a reader seek to before the start
+        elif isinstance(error, RuntimeError) and not isinstance(error, (RecursionError, NotImplementedError)):
+            damage = type(error) is RuntimeError and any(words in str(error) for words in _DAMAGE)
+        else:
+            damage = not isinstance(error, MemoryError)
+        if damage and not wants_memory(error):
+            raise _DamageError(f"is damaged ({_reason(error)})") from error
+        short = "too little memory: " if wants_memory(error) else ""
+        raise Fault(
+            f"{path}: cannot be read ({short}{_reason(error)}). It may be good, so nothing was changed: mend this, or move the "
+            "file away, and the same command continues"
+        ) from error
 
 
 class StateFolder:
@@ -63,12 +117,16 @@ class StateFolder:
         nearest: list[str] | None = None
         for file in self.others:
             try:
-                changes = _changes(json.loads(file.read_text()), self.key)
-            except (ValueError, KeyError, OSError):  # damaged, or gone meanwhile: it is only a hint
+                changes = _changes(read_json(file, ""), self.key)
+            except (Fault, ValueError, KeyError, OSError, TypeError, AttributeError):  # damaged, or gone: it is only a hint
                 continue
             if nearest is None or len(changes) < len(nearest):
                 nearest = changes
         return None if nearest is None else "; ".join(nearest)
+
+    def set_aside(self) -> list[str]:
+        """Names of the states that were left out and renamed, by this run or an earlier one."""
+        return sorted(path.name for ending in ("damaged", "foreign") for path in self.path.glob(f"state-*.{ending}-*"))
 
     def raw_path(self, step: int) -> Path:
         return self.path / f"raw-{step:06d}.safetensors"
@@ -76,20 +134,35 @@ class StateFolder:
     def save_raw(self, step: int, network: nn.Module, metadata: dict[str, Any]) -> None:
         """Keep the weights of `network`, and their checksum beside them. Raises Fault where the disk refuses."""
         path = self.raw_path(step)
-        save_weights(path, network, metadata)
+        save_weights(path, network, metadata | {"step": step, "kind": "raw", "key": self.path.name})
         write_text(_checksum_path(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
     def check_raws(self, config: TrainConfig) -> list[str]:
-        """Rename kept raw weights that are damaged, so that they count as missing; return a line for each."""
+        """Rename kept raw weights that are damaged or of another step or training, so that they count as missing; return a
+        line for each. Raises Fault for what cannot be read."""
         lines = []
-        for path in [self.raw_path(step) for step in config.kept_steps]:
-            if not path.exists():
+        for step in config.kept_steps:
+            path, sums = self.raw_path(step), _checksum_path(self.raw_path(step))
+            if not os.path.lexists(path):
                 continue
-            if not _checksum_path(path).exists():  # killed between the two: the state is of an earlier step
+            check_regular(path, _AWAY)
+            if not os.path.lexists(sums):  # killed between the two: the state is of an earlier step
                 path.unlink()
-            elif hashlib.sha256(path.read_bytes()).hexdigest() != _checksum_path(path).read_text(errors="replace"):
-                fault = "is damaged (wrong checksum; the training goes back to a state at or before that step)"
-                lines.append(self._set_aside(path, fault, "damaged"))
+                continue
+            check_regular(sums, _AWAY)
+            back = "the training goes back to a state at or before that step"
+            try:
+                with _decoding(path):
+                    right = sha256_of(path) == sums.read_text(errors="replace")
+                if not right:
+                    raise _DamageError(f"is damaged (wrong checksum; {back})")
+                header = read_metadata(path)
+            except _DamageError as damage:
+                lines.append(self._set_aside(path, str(damage), "damaged"))
+                continue
+            if (header.get("step"), header.get("key")) != (step, self.path.name):
+                of = f"step {header.get('step')} of {header.get('key')}"
+                lines.append(self._set_aside(path, f"holds {of}, not step {step} of {self.path.name}; {back}", "foreign"))
         return lines
 
     def save(self, state: TrainState, protect: int) -> None:
@@ -112,23 +185,31 @@ class StateFolder:
         Left out are damaged files, states of other trainings and those of newer versions of this project. They are
         renamed: no later save overwrites them, and removing them is left to people (but for damaged ones: the newest
         KEPT_STATES stay). Without a good state `state` stays as it was. Only the holder of the lock may call this.
+        Raises Fault, and changes nothing, where a file cannot be read or memory is short: it may be good.
         """
         lines = self._sort_out()
         before = copy.deepcopy(state.state_dict())  # loading may fail half-way
         for path in reversed(self._states(last_step)):
             try:
-                with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-                    if member := archive.testzip():
-                        raise zipfile.BadZipFile(f"wrong checksum of {member}")
-                state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state"])
+                with _decoding(path):
+                    with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+                        if member := archive.testzip():
+                            raise zipfile.BadZipFile(f"wrong checksum of {member}")
+                    content = torch.load(path, map_location="cpu", weights_only=True)["state"]
+                try:
+                    state.load_state_dict(content)
+                except RuntimeError as error:
+                    if wants_memory(error) or type(error) is not RuntimeError:
+                        raise
+                    raise _DamageError(f"is damaged ({_reason(error)})") from error
+                except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+                    raise _DamageError(f"is damaged ({_reason(error)})") from error
                 if state.step != _step_of(path):
-                    raise ValueError(f"it holds step {state.step}")
+                    raise _DamageError(f"is damaged (it holds step {state.step})")
                 break
-            except (MemoryError, torch.cuda.OutOfMemoryError):  # the file may be good
-                raise
-            except Exception as error:  # garbage provokes almost any: KeyError, IndexError, UnicodeDecodeError, ...
+            except _DamageError as damage:
                 state.load_state_dict(before)
-                lines.append(self._set_aside(path, f"is damaged ({_reason(error)})", "damaged"))
+                lines.append(self._set_aside(path, str(damage), "damaged"))
         return lines
 
     def clear(self) -> list[str]:
@@ -174,10 +255,14 @@ class StateFolder:
         lines = []
         for path in reversed(self._states()):
             try:
-                head = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
-                fault = self._foreign(head)
-            except Exception as error:  # as in `restore`
-                lines.append(self._set_aside(path, f"is damaged ({_reason(error)})", "damaged"))
+                with _decoding(path):
+                    check_regular(path, _AWAY)
+                    with zipfile.ZipFile(path):  # torch would try what is none in other ways
+                        pass
+                    head = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
+                    fault = self._foreign(head)
+            except _DamageError as damage:
+                lines.append(self._set_aside(path, str(damage), "damaged"))
                 continue
             if fault:
                 lines.append(self._set_aside(path, fault, "foreign"))
@@ -199,7 +284,8 @@ class StateFolder:
         names = (path.with_name(f"{path.name}.{ending}-{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         path.rename(aside)
-        for old in sorted(self.path.glob("*.damaged-*"), key=lambda file: file.stat().st_mtime)[: -self.KEPT_STATES]:
+        damaged = [file for file in self.path.glob("*.damaged-*") if file.is_file()]
+        for old in sorted(damaged, key=lambda file: file.stat().st_mtime)[: -self.KEPT_STATES]:
             old.unlink()
         return f"{path} {fault}; it was left out and is now {aside.name}"
 

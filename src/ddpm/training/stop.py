@@ -9,11 +9,11 @@ from ddpm.machine import distributed
 
 
 class Interrupts:
-    """Notices that the run should end: SIGINT, SIGTERM, or, under DVC, the death of the parent."""
+    """Notices that the run should end: SIGINT, SIGTERM, or the death of who started it: of dvc, or of the stage's launch."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        # Under torchrun the parent is torchrun; the process that started it watches over dvc.
+        # Under torchrun the parent is torchrun; the process that started it watches over dvc, and this one over that.
         self._parent = os.getppid() if "DVC_STAGE" in os.environ and not distributed.launched() else None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
@@ -25,4 +25,6 @@ class Interrupts:
         """The reason to end, None if there is none."""
         if self.reason is None and self._parent is not None and os.getppid() != self._parent:
             self.reason = "the death of dvc"
+        if self.reason is None and distributed.launcher_gone():
+            self.reason = "the death of the stage that started it"
         return self.reason
