@@ -21,7 +21,7 @@ from ddpm.sampling.settings import Sampler
 from stages import Paths, stage
 
 ROWS, COLUMNS = 4, 10  # rows of the animations' grid, columns of the strip
-FRAMES = 24  # of an animation
+FRAMES = 20  # of an animation
 REACH = 2.5  # standard deviations of noise between gray and black or white
 
 
@@ -90,7 +90,7 @@ def frames_of(model: Model, sampler: Sampler, images: int, seed: int, guidance: 
             if number in wanted:
                 # One rule for all steps, so that nothing jumps: gray is 0, and the range shrinks with the noise to [-1, 1].
                 share = noise_share(model.schedule, state.t)
-                reach = (1 - share**2) ** 0.5 + REACH * share
+                reach = (1 - share**2 + (REACH * share) ** 2) ** 0.5
                 found.append(Frame(state.t, to_uint8(state.x_t / reach), to_uint8(state.x0_hat)))
     return found
 
