@@ -117,6 +117,8 @@ def test_sliders_name_their_frames(tree: Tree, monkeypatch: pytest.MonkeyPatch) 
     steps, path = (figure["data-labels"] for figure in found.all("figure") if figure.get("class") == "player")
     assert steps == str([f"step {step}" for step in STEPS]).replace("'", '"')
     assert path == '["t = 8", "t = 6", "t = 4", "t = 2", "t = 0"]'
+    assert "4 images on their way" in found.text
+    assert "4 images of the class hero on their way" in section(write(monkeypatch, tree), "sprites").text
     assert [(slider["max"], slider["value"]) for slider in found.all("input")] == [("2", "2"), ("4", "0")]
 
 

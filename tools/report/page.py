@@ -349,7 +349,8 @@ def path(results: Results) -> Html:
     cut = [frame[:count] for frame in frames]
     known = len(steps) == len(frames)
     labels = [f"t = {line['t']}" for line in steps] if known else [f"frame {i + 1}" for i in range(len(frames))]
-    names = results.json("config/data.json").get("classes", [])
+    conditional = results.json("config/train.json").get("context_dim")
+    names = results.json("config/data.json").get("classes") if conditional else None
     shown = f"images of the class {names[0]}" if names else "images"
     caption = f"{len(cut[0])} {shown} on their way from noise to t = 0, in the colours of path.gif, at most 255 in all."
     return player(cut, per_row, labels, "Sampling", f"Sampling, a model of {of_what(results)}", caption, SECONDS)
