@@ -13,7 +13,12 @@ def main(paths: Paths) -> None:
     figures = paths.settings("figures", FiguresConfig)
     drawing, model = figures.drawing, load(paths.ema, paths.runtime().device)
     images = model.sample(figures.grid.images, drawing.chosen(), figures.grid.seed, **drawing.options)
-    save_grid(paths.metrics / "grid.png", images, per_row=round(figures.grid.images**0.5))
+    turn = ", all classes in turn" if model.classes else ""
+    title = (
+        f"{paths.recipe} ({paths.scale}): the first {len(images)} samples{turn}; EMA weights of step {model.step:,}, "
+        f"{drawing.told(figures.grid.seed, model.classes)}"
+    )
+    save_grid(paths.metrics / "grid.png", images, round(figures.grid.images**0.5), title)
     values, data = images / 255, model.metadata["data"]
     # Averaged over the channels, of 0..1: a colour cast shows as a mean far from the data's, grey mush as too small a spread.
     cast = np.abs(values.mean((0, 1, 2)) - data["mean"]).mean()

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from ddpm.base.faults import faults_reported
-from ddpm.figures.pictures import save_labelled_rows
+from ddpm.figures.pictures import Row, save_labelled_rows
 from ddpm.figures.settings import FiguresConfig
 from ddpm.sampling import load
 from stages import Paths
@@ -24,14 +24,20 @@ CALLS, SEED = 10, 0  # one seed, so that the pictures of a training show the sam
 
 def main(weights: Path, picture: Path) -> None:
     """Draw PER_ROW x ROWS images from the file `weights`, on the CPU, all classes in turn, and write them as the PNG
-    `picture`, whole or not at all, labelled with the step. Raises Fault."""
+    `picture`, whole or not at all, with the step in its title. Raises Fault."""
     threading.Thread(target=end_with_input, daemon=True).start()
     model = load(weights, "cpu")
     drawing = Paths(model.metadata["scale"], model.metadata["recipe"]).settings("figures", FiguresConfig).drawing
     sampler = drawing.chosen(f"unipc {min(CALLS, model.config.num_timesteps)}")
     images = model.sample(PER_ROW * ROWS, sampler, SEED, guidance=drawing.guidance)
-    labels = [f"step {model.step}"] + [""] * (ROWS - 1)
-    save_labelled_rows(picture, list(zip(labels, images.reshape(ROWS, PER_ROW, *images.shape[1:]), strict=True)))
+    title = (
+        f"{model.metadata['recipe']} ({model.metadata['scale']}) while it is trained: EMA weights of step {model.step:,}, "
+        f"{drawing.told(SEED, model.classes, sampler)}"
+    )
+    rows = images.reshape(ROWS, PER_ROW, *images.shape[1:])
+    asked = [model.classes[i % len(model.classes)] if model.classes else "" for i in range(len(images))]
+    captions = [asked[start : start + PER_ROW] if model.classes else [] for start in range(0, len(images), PER_ROW)]
+    save_labelled_rows(picture, [Row("", row, names) for row, names in zip(rows, captions, strict=True)], title)
 
 
 def end_with_input() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm.base.files import write_csv
 from ddpm.figures.curves import save_curves
-from ddpm.figures.pictures import rms_distance, save_labelled_rows
+from ddpm.figures.pictures import Row, rms_distance, save_labelled_rows
 from ddpm.figures.settings import FiguresConfig
 from ddpm.sampling import load
 from ddpm.sampling.grid import Spacing
@@ -31,7 +31,10 @@ def main(paths: Paths) -> None:
     reference = Sampler("dpm_solver_pp", min(REFERENCE_STEPS, model.config.num_timesteps))
     truth = draw(reference)
     few = own.steps[len(own.steps) // 4]
-    table, rows = [], []
+    table, rows = (
+        [],
+        [Row(f"{METHODS[reference.method].label}\n{reference.num_steps} calls", truth, drawing.asked(model.classes))],
+    )
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {f"{spacing} steps": {} for spacing in SPACINGS}
     for name, method in METHODS.items():
         if not method.order:  # wrong on purpose
@@ -44,18 +47,22 @@ def main(paths: Paths) -> None:
             table += [
                 row | {"calls": calls, "distance": distance} for calls, distance in zip(own.steps, distances, strict=True)
             ]
-            if spacing == SPACINGS[-1]:
-                rows.append((f"{method.label}\n{few} calls\n{spacing}", images[few]))
-    save_labelled_rows(
-        paths.metrics / "solvers-images.png",
-        [*rows, (f"reference:\n{METHODS[reference.method].label}\n{reference.num_steps}", truth)],
+            rows.append(Row(f"{method.label}\n{spacing}\n({rms_distance(images[few], truth):.3f})", images[few]))
+    of_model = f"{paths.recipe} ({paths.scale})"
+    guided = f", guidance {drawing.guidance:g}" if model.classes else ""
+    title = (
+        f"{of_model}: {few} network calls with uniform and quadratic steps, below a long solution; EMA weights of step "
+        f"{model.step:,}, the same first noise of seed {own.seed}{guided}. In brackets the distance to the long solution, "
+        "where 1 = full range"
     )
+    save_labelled_rows(paths.metrics / "solvers-images.png", rows, title)
     save_curves(
         paths.metrics / "solvers.png",
         panels,
         xlabel="network calls",
         ylabel=f"RMS distance to {reference.label}",
-        title=f"{paths.recipe} ({paths.scale}): {drawing.per_row} images from the same noise; distance 1 = full range",
+        title=f"{of_model}, step {model.step:,}: {drawing.per_row} images of seed {own.seed}{guided}; distance 1 = full range",
+        ticks=own.steps,
     )
     write_csv(paths.metrics / "solvers.csv", table)
 

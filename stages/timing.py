@@ -54,9 +54,12 @@ def main(paths: Paths) -> None:
     machine = {device.type: device_name(device) for device in devices}
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     write_json(paths.metrics / "timing.json", {"images": own.images, "seconds": table, "machine": machine | versions})
-    rows = [[label, cell(row, "cpu"), cell(row, "cuda")] for label, row in table.items()]
-    title = f"{paths.recipe} ({paths.scale}): seconds for {own.images} images"
-    save_table(paths.metrics / "timing.png", ["sampler", "CPU", "CUDA"], rows, title)
+    rows = [[label, *(cell(row, device.type) for device in devices)] for label, row in table.items()]
+    guided = "\nwith guidance, two passes a call" if model.classes and drawing.guidance not in (0, 1) else ""
+    title = f"{paths.recipe} ({paths.scale}): seconds to draw {own.images} images in a batch{guided}"
+    save_table(
+        paths.metrics / "timing.png", ["sampler, network calls", *(machine[device.type] for device in devices)], rows, title
+    )
 
 
 def cell(row: dict[str, Any], device: str) -> str:

@@ -10,12 +10,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddpm.figures.curves import save_curves, save_loss_curve, save_table
+from ddpm.figures.curves import save_curves, save_table
 from ddpm.figures.pictures import (
-    HEADER_HEIGHT,
     HOLD_MS,
-    LABEL_WIDTH,
     MARGIN,
+    SMALL,
+    Row,
+    images_in,
     make_grid,
     mean_and_deviation,
     rms_distance,
@@ -56,8 +57,17 @@ def test_a_saved_grid_is_enlarged_by_a_whole_factor(tmp_path: Path) -> None:
     save_grid(tmp_path / "new" / "grid.png", images, per_row=2, target_width=70)
     saved = np.asarray(Image.open(tmp_path / "new" / "grid.png"))
     assert np.array_equal(saved, make_grid(images, 2).repeat(3, 0).repeat(3, 1))
-    save_grid(tmp_path / "grid.png", images, per_row=2, target_width=1)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), make_grid(images, 2)), "never made smaller"
+
+
+@pytest.mark.parametrize(("side", "factor"), [(SMALL, 2), (SMALL + 1, 1)])
+def test_small_images_are_shown_at_twice_their_size_at_least(tmp_path: Path, side: int, factor: int) -> None:
+    """And no image is made smaller: a page scales pictures down, and what was small before is a stamp then."""
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    save_grid(tmp_path / "grid.png", images, 2, target_width=1)
+    save_labelled_rows(tmp_path / "rows.png", [("", images)], target_width=1)
+    for name in ("grid", "rows"):
+        saved = np.asarray(Image.open(tmp_path / f"{name}.png"))
+        assert np.array_equal(saved, make_grid(images, 2).repeat(factor, 0).repeat(factor, 1)), name
 
 
 def test_normalised_stretches_each_image_over_the_whole_range() -> None:
@@ -83,7 +93,7 @@ def test_gray_images_are_drawn_as_their_three_equal_channels(tmp_path: Path) -> 
     assert np.array_equal(make_grid(gray, 2), make_grid(colour, 2))
     for name, images in (("gray", gray), ("colour", colour)):
         save_grid(tmp_path / name / "grid.png", images, 2)
-        save_labelled_rows(tmp_path / name / "rows.png", [("a", images)], columns=list("12345"))
+        save_labelled_rows(tmp_path / name / "rows.png", [Row("a", images, list("12345"))])
         save_gif(tmp_path / name / "path.gif", [images, images[::-1]], 2)
     for file in ("grid.png", "rows.png", "path.gif"):
         assert (tmp_path / "gray" / file).read_bytes() == (tmp_path / "colour" / file).read_bytes()
@@ -119,7 +129,7 @@ def test_a_gif_of_noise_that_clears_stays_near_its_frames_in_one_palette(tmp_pat
     noise = rng.normal(128, 128, final.shape)
     frames = [(final + (1 - k / 9) * (noise - final)).clip(0, 255).astype(np.uint8) for k in range(10)]
     save_gif(tmp_path / "path.gif", frames, per_row=4, target_width=1)
-    shown = [picture for picture, _ in decoded(tmp_path / "path.gif")]
+    shown = [picture[::2, ::2] for picture, _ in decoded(tmp_path / "path.gif")]
     errors = [np.abs(picture.astype(int) - make_grid(images, 4)).mean() for picture, images in zip(shown, frames, strict=True)]
     assert max(errors) < 20
     assert all((picture[:MARGIN] == 255).all() for picture in shown), "white margins stay white"
@@ -131,38 +141,105 @@ def test_a_gif_of_one_frame_and_of_none(tmp_path: Path) -> None:
     images = np.zeros((1, 4, 4, 1), np.uint8)
     save_gif(tmp_path / "one.gif", [images], per_row=1, target_width=1)
     with Image.open(tmp_path / "one.gif") as gif:
-        assert np.array_equal(np.asarray(gif.convert("RGB")), make_grid(images, 1))
+        assert np.array_equal(np.asarray(gif.convert("RGB"))[::2, ::2], make_grid(images, 1))
     with pytest.raises(ValueError, match=r"none\.gif: an animation needs at least one frame"):
         save_gif(tmp_path / "none.gif", [], per_row=1)
 
 
-def test_rows_stand_below_each_other_beside_their_labels(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    save_labelled_rows(tmp_path / "rows.png", [("raw", images[:3]), ("EMA", images[3:])], target_width=1)
-    picture = np.asarray(Image.open(tmp_path / "rows.png"))
-    assert np.array_equal(picture[:, LABEL_WIDTH:], np.concatenate([make_grid(images[:3], 3), make_grid(images[3:], 3)]))
-    top, bottom = np.split(picture[:, :LABEL_WIDTH], 2)
-    assert top.min() < 128, "the first label is drawn"
-    assert bottom.min() < 128, "the second label is drawn"
-    assert not np.array_equal(top, bottom)
+def dark(pixels: np.ndarray) -> np.ndarray:
+    """Where text is: bool (H, W)."""
+    return (pixels < 128).any(-1)
 
 
-def test_column_labels_stand_above_their_images(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+LONG = "a title of many words that no line of a picture this narrow can hold, so that it goes on below"
+
+
+def test_the_images_of_a_picture_are_found_again_whatever_stands_around_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, larger = (rng.integers(0, 256, (7, side, side, 3), dtype=np.uint8) for side in (8, 20))
+    save_grid(tmp_path / "grid.png", images, 3, LONG)
+    (rows,) = images_in((tmp_path / "grid.png").read_bytes())
+    assert [len(row) for row in rows] == [3, 3, 1]
+    assert np.array_equal(np.concatenate(rows), images)
+    save_labelled_rows(tmp_path / "rows.png", [Row("a\nb", images, list("1234567")), Row("wide label", larger)], LONG)
+    (rows,) = images_in((tmp_path / "rows.png").read_bytes())
+    assert np.array_equal(rows[0], images)
+    assert np.array_equal(rows[1], larger)
+    frames = [80 * rng.integers(0, 4, (4, 8, 8, 1), dtype=np.uint8).repeat(3, -1) for _ in range(3)]
+    save_gif(tmp_path / "path.gif", frames, 2, LONG, ["t = 2", "t = 1", "t = 0"])
+    assert np.array_equal([np.concatenate(rows) for rows in images_in((tmp_path / "path.gif").read_bytes())], frames)
+
+
+def test_no_images_are_found_in_a_picture_of_somebody_else(tmp_path: Path) -> None:
+    assert images_in(b"") == []
+    pixels = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
+    pixels.save(tmp_path / "plain.png")
+    assert images_in((tmp_path / "plain.png").read_bytes()) == []
+    for comment in (b"drawn by hand", b'{"a": 1}', b"[[1, 2]]", b"7"):
+        pixels.save(tmp_path / "told.gif", comment=comment)
+        assert images_in((tmp_path / "told.gif").read_bytes()) == []
+
+
+def test_no_label_runs_under_its_images(tmp_path: Path) -> None:
+    """Two labels that differ in their end only are told apart, however long they are."""
+    images = np.full((3, 40, 40, 3), 200, np.uint8)
+    for label in ("DPM-Solver++ 1000, quadratic", "raw", "two\nlines of a label"):
+        save_labelled_rows(tmp_path / "rows.png", [(label, images), (label + "0", images)], target_width=1)
+        picture = np.asarray(Image.open(tmp_path / "rows.png"))
+        left = picture.shape[1] - 2 * make_grid(images, 3).shape[1]
+        top, bottom = np.split(dark(picture[:, :left]), 2)
+        assert not dark(picture[:, left:]).any(), "no text on the images"
+        assert np.flatnonzero(top.any(0)).max() < np.flatnonzero(bottom.any(0)).max() < left - MARGIN, "the last digit is drawn"
+
+
+def test_a_title_is_broken_into_lines_above_the_images(tmp_path: Path) -> None:
+    images = np.full((2, 40, 40, 3), 200, np.uint8)
+    grid = make_grid(images, 2).repeat(2, 0).repeat(2, 1)
+    heights = []
+    for title in ("short", LONG):
+        save_grid(tmp_path / "grid.png", images, 2, title, target_width=1)
+        save_gif(tmp_path / "grid.gif", [images], 2, title, target_width=1)
+        for name in ("grid.png", "grid.gif"):
+            picture = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+            header = dark(picture[: -len(grid)])
+            assert np.array_equal(picture[-len(grid) :], grid)
+            assert header.any()
+            assert not header[:, -2:].any(), "no word is cut off"
+            heights.append(len(header))
+    assert heights[0] == heights[1] < heights[2] == heights[3]
+
+
+def test_a_frame_has_its_own_line(tmp_path: Path) -> None:
+    frames = [np.full((4, 32, 32, 3), 200, np.uint8)] * 2
+    save_gif(tmp_path / "path.gif", frames, 4, "title", ["t = 999", "t = 0"])
+    first, last = (picture for picture, _ in decoded(tmp_path / "path.gif"))
+    assert first.shape == last.shape
+    changed = (first != last).any(-1)
+    title = dark(first)[: len(first) - 4 - 2 * 34].any(1)
+    assert changed.any()
+    assert np.flatnonzero(changed.any(1)).min() > np.flatnonzero(title).min() + 5, "below the title, which stays"
+    with pytest.raises(ValueError, match="zip"):
+        save_gif(tmp_path / "path.gif", frames, 4, "title", ["t = 999"])
+
+
+def test_captions_stand_above_their_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 70, 70, 3), dtype=np.uint8)
     save_labelled_rows(tmp_path / "plain.png", [("x_t", images)], target_width=1)
-    save_labelled_rows(tmp_path / "labelled.png", [("x_t", images)], target_width=1, columns=["9", "", "0"])
-    labelled = np.asarray(Image.open(tmp_path / "labelled.png"))
-    assert np.array_equal(labelled[HEADER_HEIGHT:], np.asarray(Image.open(tmp_path / "plain.png")))
-    dark = np.flatnonzero((labelled[:HEADER_HEIGHT] < 128).any((0, 2))) - LABEL_WIDTH - MARGIN
-    column, offset = np.divmod(dark, 40 + MARGIN)
-    assert set(column) == {0, 2}
-    assert np.abs(offset - 20).max() < 8, "in the middle of the image"
+    for captions, columns in ((["9", "", "0"], {0, 2}), (["a caption wider than its image", "", ""], {0})):
+        save_labelled_rows(tmp_path / "labelled.png", [Row("x_t", images, captions)], target_width=1)
+        labelled, plain = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("labelled", "plain"))
+        above = len(labelled) - len(plain)
+        assert np.array_equal(labelled[above:], plain)
+        left = plain.shape[1] - make_grid(images, 3).shape[1]
+        column, offset = np.divmod(np.flatnonzero(dark(labelled[:above]).any(0)) - left - MARGIN, 70 + MARGIN)
+        assert set(column) == columns
+        assert abs(offset.mean() - 35) < 8, "in the middle of the image"
 
 
-def test_column_labels_without_their_images_are_refused(tmp_path: Path) -> None:
+def test_captions_without_their_images_are_refused(tmp_path: Path) -> None:
     images = np.zeros((3, 4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"row 'x0_hat' has 2 images; there are 3 column labels"):
-        save_labelled_rows(tmp_path / "rows.png", [("x_t", images), ("x0_hat", images[:2])], columns=["2", "1", "0"])
+    with pytest.raises(ValueError, match=r"row 'x0_hat' has 2 images and 3 captions"):
+        save_labelled_rows(tmp_path / "rows.png", [("x_t", images), Row("x0_hat", images[:2], ["2", "1", "0"])])
 
 
 def test_curves_are_drawn_where_their_points_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,24 +247,28 @@ def test_curves_are_drawn_where_their_points_are(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
     left = {"DDPM": ([10, 100], [8.0, 2.0]), "DDIM": ([10, 20, 50], [4.0, 3.0, 1.0])}
     right = {"DDIM": ([10, 20], [2.0, 1.0])}
-    save_curves(tmp_path / "curves.png", {"uniform": left, "quadratic": right}, "steps", "distance", "two samplers")
+    save_curves(tmp_path / "curves.png", {"uniform": left, "quadratic": right}, "steps", "distance", "two", ticks=[5, 10, 100])
     for axes, title, curves in zip(drawn[0].axes, ("uniform", "quadratic"), (left, right), strict=True):
         assert {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines} == {
             label: [list(point) for point in zip(*points, strict=True)] for label, points in curves.items()
         }
         assert (axes.get_xscale(), axes.get_yscale(), axes.get_xlabel(), axes.get_title()) == ("log", "log", "steps", title)
     first, second = drawn[0].axes
-    assert [text.get_text() for text in first.get_legend().get_texts()] == ["DDPM", "DDIM"]
-    assert second.get_legend() is None, "one curve needs none"
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["DDPM", "DDIM"]
+    assert first.get_legend() is second.get_legend() is None, "it hides no curve"
+    assert second.lines[0].get_color() == first.lines[1].get_color() != first.lines[0].get_color()
+    assert [label.get_text() for label in first.get_xticklabels()] == ["5", "10", "100"]
     assert first.get_ylim() == second.get_ylim(), "panels compare"
     assert first.get_ylabel() == "distance"
 
 
-def test_a_loss_curve_is_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_curve_needs_no_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
-    save_loss_curve(tmp_path / "loss.png", [(50, 0.9), (100, 0.3)], "title")
+    save_curves(tmp_path / "loss.png", {"": {"loss": ([50, 100], [0.9, 0.3])}}, "step", "loss", "title")
     assert drawn[0].axes[0].lines[0].get_xydata().tolist() == [[50, 0.9], [100, 0.3]]
+    assert drawn[0].legends == []
 
 
 def test_a_table_holds_its_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

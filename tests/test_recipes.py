@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import Checkout
+from ddpm.figures.pictures import images_in
 from ddpm.sampling import load
 from stages import load_yaml
 from test_pipeline import OF_CLASSES, PICTURES, STAGES, of
@@ -44,6 +45,11 @@ def test_a_recipe_runs_by_its_name_in_recipe_names(fresh: Checkout, recipe: str)
     assert pictures == {*PICTURES, "timing.png", *(OF_CLASSES if conditional else ())}, "no picture that says nothing"
     classes = load(fresh.path / "models/demo" / recipe / "ema.safetensors", "cpu").classes
     assert len(classes) == {"sprites": 5, "cifar10_classes": 10}.get(recipe, 0)
+    if conditional:
+        ((*by_class, mixed),) = images_in((results / "classes.png").read_bytes())
+        assert len(by_class) == len(classes)
+        assert np.abs(mixed[0].astype(int) - by_class[0][0]).max() <= 1, "all weight on the first class, and its noise"
+        assert np.abs(mixed[-1].astype(int) - mixed[0]).max() > 1
     steps = len((results / "loss.csv").read_text().splitlines()) - 1
     assert steps == (5 if recipe == "fashion_mnist" else 3), "a row every 2 steps; an epoch of 40 images in batches of 4 has 10"
     stats = json.loads((fresh.path / "data/demo" / recipe / "stats.json").read_text())

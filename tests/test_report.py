@@ -16,14 +16,13 @@ from PIL import Image
 
 from conftest import Checkout
 from ddpm.base.faults import Fault
-from ddpm.figures.pictures import make_grid
 from results_tree import FRAMES, JPEG, SPRITES, STEPS, Tree
 from tools.compare import Side
 from tools.report import __main__ as command
 from tools.report import results as reading
 from tools.report.charts import HEIGHT, chart
 from tools.report.markup import MARGIN, Html, sheet, tag
-from tools.report.results import Results, single_images
+from tools.report.results import Results
 
 
 class Page(HTMLParser):
@@ -84,26 +83,7 @@ def opaque(images: np.ndarray) -> np.ndarray:
     return np.concatenate([images, np.full((*images.shape[:3], 1), 255, np.uint8)], -1)
 
 
-# --- Images out of pictures ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "columns", "count", "width"), [(32, 8, 8, 900), (16, 3, 9, 300), (64, 10, 20, 100)])
-def test_the_images_of_a_picture_come_back_bit_by_bit(size: int, columns: int, count: int, width: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    grid = make_grid(images, columns)
-    factor = max(1, width // grid.shape[1])
-    picture = grid.repeat(factor, 0).repeat(factor, 1)
-    found = single_images(picture, size, columns, width)
-    assert found is not None
-    assert np.array_equal(found, images)
-    assert single_images(picture, size, columns + 1, width) is None, "another layout"
-    assert single_images(picture, size - 1, columns, width) is None, "another size"
-    spoilt = picture.copy()
-    spoilt[:factor, :factor] = 200
-    assert single_images(spoilt, size, columns, width) is None, "a margin that is not white"
-    near_white = np.where(picture == 255, 250, picture).astype(np.uint8)
-    assert single_images(near_white, size, columns, width) is None
-    assert single_images(near_white, size, columns, width, tolerance=5) is not None
+# --- Sheets of images ----------------------------------------------------------------------------------------------
 
 
 def test_a_sheet_keeps_every_pixel_and_is_clear_between_images() -> None:
@@ -137,6 +117,8 @@ def test_sliders_name_their_frames(tree: Tree, monkeypatch: pytest.MonkeyPatch) 
     steps, path = (figure["data-labels"] for figure in found.all("figure") if figure.get("class") == "player")
     assert steps == str([f"step {step}" for step in STEPS]).replace("'", '"')
     assert path == '["t = 8", "t = 6", "t = 4", "t = 2", "t = 0"]'
+    assert "4 images on their way" in found.text
+    assert "4 images of the class hero on their way" in section(write(monkeypatch, tree), "sprites").text
     assert [(slider["max"], slider["value"]) for slider in found.all("input")] == [("2", "2"), ("4", "0")]
 
 

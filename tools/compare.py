@@ -320,7 +320,7 @@ def main(args: argparse.Namespace) -> None:
                 )
             pictures += [(label(recipe, side), row) for side, row in zip(sides, images, strict=True)]
     if pictures:
-        save_labelled_rows(args.out, pictures)
+        save_labelled_rows(args.out, pictures, f"{args.scale}: {args.a} above {args.b}, the same {args.images} seeds")
         print(f"wrote {args.out}: for each recipe {args.a} above {args.b}, the same {args.images} seeds")
 
 

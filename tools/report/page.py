@@ -314,7 +314,7 @@ def classes(results: Results) -> Html:
     """A row a class, and a mix of the first two."""
     names = results.json("config/data.json").get("classes", [])
     labels = [(name, "") for name in names] + [(f"{names[0]} to {names[1]}", "mixed")] if names else []
-    caption = "A row for each class that the model was asked for, and last what lies between the first two."
+    caption = "A row for each class that the model was asked for, and last the first two mixed, from one noise."
     return labelled(results, "classes", ["classes.png"], labels, "Samples of the class", caption)
 
 
@@ -349,7 +349,10 @@ def path(results: Results) -> Html:
     cut = [frame[:count] for frame in frames]
     known = len(steps) == len(frames)
     labels = [f"t = {line['t']}" for line in steps] if known else [f"frame {i + 1}" for i in range(len(frames))]
-    caption = f"{len(cut[0])} images on their way from noise to t = 0, in the colours of path.gif, at most 255 in all."
+    conditional = results.json("config/train.json").get("context_dim")
+    names = results.json("config/data.json").get("classes") if conditional else None
+    shown = f"images of the class {names[0]}" if names else "images"
+    caption = f"{len(cut[0])} {shown} on their way from noise to t = 0, in the colours of path.gif, at most 255 in all."
     return player(cut, per_row, labels, "Sampling", f"Sampling, a model of {of_what(results)}", caption, SECONDS)
 
 

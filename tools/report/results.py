@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
 
 from ddpm.base.faults import Fault
 from ddpm.base.settings import validate
 from ddpm.evaluation.settings import EvaluationConfig
-from ddpm.figures.pictures import GIF_WIDTH, LABEL_WIDTH, MARGIN, TARGET_WIDTH, make_grid
+from ddpm.figures.pictures import images_in
 from ddpm.model.pixels import to_uint8
 from ddpm.sampling import load
 from ddpm.sampling.noise import NoiseStreams
@@ -23,8 +22,6 @@ from stages.packed import array_path
 from stages.path import ROWS
 from tools.compare import Side, checkpoint
 from tools.revisions import read_file
-
-WHITE = 8  # how far the margins of an animation may be from white: its colours are few
 
 
 class Results:
@@ -51,12 +48,17 @@ class Results:
         """The rows of a .csv file; none if it is missing."""
         return list(csv.DictReader(io.StringIO((self.content(name) or b"").decode())))
 
-    def pictures(self, name: str) -> list[np.ndarray]:
-        """The frames of a picture, one if it is not animated, uint8 (H, W, 3) each; none if it is missing."""
-        if (content := self.content(name)) is None:
-            return []
-        with Image.open(io.BytesIO(content)) as image:
-            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    def images(self, name: str, rows: int, count: int) -> list[np.ndarray] | None:
+        """Of every frame of a picture, one if it is not animated, its `count` images in `rows` rows: uint8 (N, H, W, 3).
+
+        None if it is missing, or holds others than the settings say.
+        """
+        frames = images_in(self.content(name) or b"")
+        sizes = {image.shape[1:3] for frame in frames for image in frame}
+        if sizes != {(self.size, self.size)} or any(len(frame) != rows for frame in frames):
+            return None
+        found = [np.concatenate(frame) for frame in frames]
+        return found if all(len(frame) == count for frame in found) else None
 
     @property
     def shareable(self) -> bool:
@@ -74,35 +76,27 @@ class Results:
         return self.json("config/figures.json")
 
     def rows(self, name: str, count: int, columns: int = 0) -> list[np.ndarray] | None:
-        """The `count` rows of a picture by figures.pictures.save_labelled_rows, uint8 (N, H, W, 3) each.
+        """The `count` rows of a picture, uint8 (N, H, W, 3) each.
 
         `columns`: images a row; 0 for as many as the settings of the figures say.
         """
-        pictures, figures = self.pictures(name), self.figures
-        if not pictures or not figures or not count or len(pictures[0]) % count:
+        if not self.figures or not count:
             return None
-        strips = np.split(pictures[0][:, LABEL_WIDTH:], count)
-        columns = columns or figures["drawing"]["per_row"]
-        rows = [single_images(strip, self.size, columns, TARGET_WIDTH) for strip in strips]
-        found = [row for row in rows if row is not None]
-        return found if len(found) == count else None
+        columns = columns or self.figures["drawing"]["per_row"]
+        found = self.images(name, count, count * columns)
+        return None if found is None else np.split(found[0], count)
 
     def grid(self) -> np.ndarray | None:
         """The samples in grid.png, uint8 (N, H, W, 3)."""
-        pictures, figures = self.pictures("grid.png"), self.figures
-        if not pictures or not figures:
+        if not self.figures:
             return None
-        return single_images(pictures[0], self.size, round(figures["grid"]["images"] ** 0.5), TARGET_WIDTH)
+        count = self.figures["grid"]["images"]
+        found = self.images("grid.png", round(count**0.5), count)
+        return None if found is None else found[0]
 
     def path_frames(self) -> list[np.ndarray] | None:
         """The frames of path.gif, uint8 (N, H, W, 3) each."""
-        pictures, figures = self.pictures("path.gif"), self.figures
-        if not pictures or not figures:
-            return None
-        columns = figures["path"]["images"] // ROWS
-        frames = [single_images(pixels, self.size, columns, GIF_WIDTH, WHITE) for pixels in pictures]
-        found = [frame for frame in frames if frame is not None]
-        return found if len(found) == len(pictures) else None
+        return self.images("path.gif", ROWS, self.figures["path"]["images"]) if self.figures else None
 
     def neighbours(self) -> tuple[np.ndarray, np.ndarray] | str:
         """The samples of nearest.csv, drawn again, and the training images beside them, uint8 (N, H, W, C) each.
@@ -150,22 +144,3 @@ def params_of(side: Side, scale: str) -> dict[str, Any]:
         raise Fault(f"{path} is missing at {side.name}; accepted: a revision that has the scale {scale}")
     params: dict[str, Any] = load_yaml(content.decode())
     return params
-
-
-def single_images(picture: np.ndarray, size: int, columns: int, target_width: int, tolerance: int = 0) -> np.ndarray | None:
-    """What figures.pictures tiled and enlarged to `picture` (H, W, 3): uint8 (N, size, size, 3), or None if it is no such.
-
-    `tolerance`: how far from white the margins may be.
-    """
-    step, width = size + MARGIN, columns * (size + MARGIN) + MARGIN
-    factor = max(1, target_width // width)
-    small = picture[::factor, ::factor]
-    rows = (len(small) - MARGIN) // step
-    if rows < 1 or not np.array_equal(small.repeat(factor, 0).repeat(factor, 1), picture):
-        return None
-    if small.shape != (rows * step + MARGIN, width, 3):
-        return None
-    tiles = small[MARGIN:, MARGIN:].reshape(rows, step, columns, step, 3).swapaxes(1, 2)
-    images = tiles[:, :, :size, :size].reshape(rows * columns, size, size, 3)
-    again = make_grid(images, columns)
-    return images if np.abs(again.astype(int) - small).max() <= tolerance else None

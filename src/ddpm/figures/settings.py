@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -26,6 +27,15 @@ class Drawing(Strict):
     def chosen(self, choice: str | None = None) -> Sampler:
         """The sampler that `choice` (default: the one of all figures) names, with the options of all figures."""
         return sampler_of(choice or self.sampler, self.eta, self.variance, self.solver_spacing)
+
+    def told(self, seed: int, classes: Sequence[str] = (), sampler: Sampler | None = None) -> str:
+        """How images were drawn, as titles say it: "DDPM 250, seed 0", and of a model with `classes` the guidance."""
+        how = f"{(sampler or self.chosen()).label}, seed {seed}"
+        return how + (f", guidance {self.guidance:g}" if classes else "")
+
+    def asked(self, classes: Sequence[str]) -> list[str]:
+        """The class of each image of a row, all in turn; none of a model without."""
+        return [classes[i % len(classes)] for i in range(self.per_row)] if classes else []
 
     @property
     def options(self) -> dict[str, Any]:
