@@ -159,6 +159,7 @@ def torch_defaults() -> None:
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = False
+    torch.backends.cuda.enable_mem_efficient_sdp(True)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

@@ -35,7 +35,8 @@ from ddpm.recipe import Recipe
 from ddpm.sampling.denoiser import Denoiser
 from ddpm.sampling.fast import prepare
 from ddpm.sampling.grid import timestep_grid
-from ddpm.sampling.samplers import NoiseStreams, ddim, ddpm
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import ddim, ddpm
 from ddpm.training.settings import TrainConfig
 
 CPU_BATCH_SIZE = 64

@@ -77,7 +77,7 @@ def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupt
         lines += folder.check_room(state, config, paths.models, copies=2 if under_dvc else 1)
         print(*lines, sep="\n", flush=True)
     if distributed.world_size() > 1:
-        state.load_state_dict(distributed.from_first(state.state_dict()))
+        state.load_state_dict(distributed.from_first(state.state_dict(), device))
     window = Window(paths, settings, config, folder, metadata, state.step) if first else None
     with contextlib.closing(window) if window else contextlib.nullcontext():
         run(state, config, folder, interrupts, images, labels, settings.save_seconds, metadata, window)

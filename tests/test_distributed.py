@@ -15,9 +15,63 @@ import pytest
 import torch
 
 from conftest import Checkout, wait_for
+from ddpm.machine import distributed
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 TRAIN = ("-m", "stages.train", "cifar10")
+
+
+def test_the_gpu_is_chosen_before_the_group_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL sends objects through the current GPU, which is the first one in every process until another is chosen."""
+    calls: list[Any] = []
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set", device)))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **named: calls.append(("join", *args, named)))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("leave"))
+    device = torch.device("cuda:3")
+    with distributed.process_group(device):
+        assert calls == [("set", device), ("join", "nccl", {"device_id": device})]
+    assert calls[2:] == ["leave"]
+
+
+SENT = {
+    "step": 7, "name": "a", "none": None, "list": [1.5, torch.arange(3)], "bf16": torch.ones(2, 3, dtype=torch.bfloat16),
+    "order": torch.rand(2, 4, 3, 3, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last),
+    "scalar": torch.tensor(3.0), "empty": torch.zeros(0, 2), "nested": {"of": {3: torch.tensor([True, False])}},
+}  # fmt: skip
+
+
+def receive(rank: int, folder: Path) -> None:
+    """One of two processes of `test_a_state_travels`."""
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    pickled: list[int] = []
+    pickle_object = torch.distributed.distributed_c10d._object_to_tensor
+
+    def weighed(*args: Any) -> Any:
+        tensor, size = pickle_object(*args)
+        pickled.append(int(size))
+        return tensor, size
+
+    torch.distributed.distributed_c10d._object_to_tensor = weighed
+    large = {"weights": torch.full((1000, 1000), 0.5)}
+    found = [distributed.from_first(value if rank == 0 else {}, torch.device("cpu")) for value in (SENT, large)]
+    torch.save({"found": found, "pickled": pickled}, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_state_travels_to_every_process_as_tensors(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(receive, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        sent, large = torch.load(tmp_path / f"{rank}.pt")["found"]
+        assert sent.keys() == SENT.keys()
+        assert (sent["step"], sent["name"], sent["none"], sent["list"][0]) == (7, "a", None, 1.5)
+        for path in (lambda v: v["list"][1], lambda v: v["bf16"], lambda v: v["order"], lambda v: v["scalar"],
+                     lambda v: v["empty"], lambda v: v["nested"]["of"][3]):  # fmt: skip
+            assert path(sent).dtype == path(SENT).dtype
+            assert torch.equal(path(sent), path(SENT))
+        assert torch.equal(large["weights"], torch.full((1000, 1000), 0.5))
+    assert max(torch.load(tmp_path / "0.pt")["pickled"]) < 10_000, "4 MB of weights are not pickled"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from ddpm.model.schedule import linear_schedule
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
 from ddpm.sampling import Model, load
-from ddpm.sampling.samplers import METHODS, NoiseStreams
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import Sampler, sampler_of
 from tiny import randomised, train_config
 

@@ -31,7 +31,7 @@ from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
 from ddpm.sampling import Model, load
 from ddpm.sampling.denoiser import Denoiser
-from ddpm.sampling.samplers import NoiseStreams
+from ddpm.sampling.noise import NoiseStreams
 from ddpm.training.loss import training_loss
 from tiny import random_images, randomised, train_config
 
@@ -263,15 +263,15 @@ def test_the_decoder_is_exact_far_out_and_on_both_sides() -> None:
 # --- Drawing t -----------------------------------------------------------------------------------------------------
 
 
-def streams(count: int) -> list[torch.Generator]:
-    return NoiseStreams(0, range(count), (1,)).generators
+def places(count: int, strata: int) -> Tensor:
+    return NoiseStreams(0, range(count), (1,)).uniform(strata)
 
 
 @pytest.mark.parametrize(("num_timesteps", "strata"), [(50, 1), (50, 7), (50, 48), (997, 20)])
 def test_weighted_draws_of_t_are_unbiased(num_timesteps: int, strata: int) -> None:
     """For sums over 1..T of anything: here of each step alone, of 1, and of a steep term."""
     schedule, count = cosine_schedule(num_timesteps), 3000
-    t, weight = draw_steps(schedule, strata, streams(count))
+    t, weight = draw_steps(schedule, places(count, strata))
     assert t.shape == weight.shape == (count, strata + 1)
     assert (t[:, 0] == 1).all()
     assert (weight[:, 0] == 1).all()
@@ -289,7 +289,7 @@ def test_weighted_draws_of_t_are_unbiased(num_timesteps: int, strata: int) -> No
 
 def test_as_many_strata_as_steps_are_the_exact_sum() -> None:
     for strata in (9, 10, 40):
-        t, weight = draw_steps(cosine_schedule(10), strata, streams(3))
+        t, weight = draw_steps(cosine_schedule(10), places(3, strata))
         assert t.tolist() == [list(range(1, 11))] * 3
         assert weight.tolist() == [[1.0] * 10] * 3
 

@@ -19,7 +19,8 @@ from ddpm.model.schedule import cosine_schedule
 from ddpm.model.unet import build_network
 from ddpm.sampling.denoiser import Denoiser
 from ddpm.sampling.grid import timestep_grid
-from ddpm.sampling.samplers import NoiseStreams, SampleState, ddim, ddpm, ddpm_without_noise
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import SampleState, ddim, ddpm, ddpm_without_noise
 from ddpm.training.batches import step_generator
 from tiny import randomised, train_config
 

@@ -127,3 +127,23 @@ def test_a_conditional_checkpoint_names_its_classes(fresh: Checkout) -> None:
     config, metadata = load_network(fresh.path / "models/demo/cifar10/ema.safetensors")[1:]
     assert len(metadata["classes"]) == config.context_dim == 10
     assert metadata["classes"] == json.loads((fresh.path / "metrics/demo/cifar10/config/data.json").read_text())["classes"]
+
+
+def test_what_looks_is_never_behind_the_saved_state(tmp_path: Path) -> None:
+    """Stopped or killed between the two, a training goes on from a state that had not been looked at."""
+    config = train_config()
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    seen: list[int] = []
+
+    class Watching:
+        def due(self, step: int) -> bool:
+            assert not list(folder.path.glob(f"state-{step:06d}.pt")), "this step is not saved yet"
+            return step > 0
+
+        def look(self, state: TrainState) -> None:
+            seen.append(state.step)
+
+    stop: Any = Stop(state, lambda step: "enough" if step == 3 else None)
+    with pytest.raises(SystemExit, match="step 3"):
+        session.run(state, config, folder, stop, IMAGES, None, 0.0, {"config": config.model_dump()}, Watching())
+    assert seen == [1, 2, 3]

@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.model.settings import norm_groups
-from ddpm.model.unet import LayerNorm, ResidualBlock, SelfAttention, UNet, build_network, timestep_embedding
+from ddpm.model.unet import LayerNorm, ResidualBlock, SelfAttention, UNet, build_network, doubled, timestep_embedding
 from ddpm.recipe import resolve
 from ddpm.training.settings import TrainConfig
 from stages import load_params
@@ -315,3 +316,19 @@ def test_norm_groups() -> None:
     assert {width: norm_groups(width) for width in (4, 8, 48, 64, 128, 256, 384, 512, 1024, 148)} == {
         4: 1, 8: 2, 48: 12, 64: 16, 128: 32, 256: 32, 384: 32, 512: 32, 1024: 32, 148: 4,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 7, 5), (1, 1, 1, 4), (1, 2, 1, 1)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_doubling_in_slices_is_bilinear_interpolation(shape: tuple[int, ...], order: torch.memory_format) -> None:
+    """What runs on a GPU, with its gradient; in bf16 it stays in bf16."""
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=order)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out = doubled(doubled(ours, 2), 3)
+    expected = F.interpolate(theirs, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-15)
+    weight = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for result in (out, expected):
+        (result * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=4e-15)
+    assert doubled(x.bfloat16(), 2).dtype == torch.bfloat16

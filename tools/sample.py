@@ -35,7 +35,8 @@ from ddpm.machine import distributed
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.sampling import Model, load
 from ddpm.sampling.drawing import GUIDANCE, watched
-from ddpm.sampling.samplers import METHODS, Denoise, NoiseStreams, SampleState, ddpm
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import METHODS, Denoise, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
 from stages import ROOT, SCALES, Paths
 
@@ -189,7 +190,7 @@ def prepared(
 
     Encodes images where it takes their noise. The pictures are uint8 (1, H, W, C).
     """
-    count, schedule, guidance = len(noise.generators), model.schedule, guidance_of(args)
+    count, schedule, guidance = len(noise), model.schedule, guidance_of(args)
     denoiser: Denoise = model.denoiser(context, guidance, count * sampler.num_steps)
     images = [read_image(path, model) for path in args.image or []]
     before = [to_uint8(image) for image in images]

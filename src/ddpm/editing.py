@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ddpm.model.diffusion import q_sample, x0_to_eps
 from ddpm.model.schedule import NoiseSchedule
-from ddpm.sampling.samplers import Denoise, NoiseStreams, SampleState
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import Denoise, SampleState
 
 Walk = Callable[[Tensor, Sequence[int]], Iterator[SampleState]]  # a sampler from x_t over a grid, all else bound
 

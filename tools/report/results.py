@@ -17,7 +17,7 @@ from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.pictures import GIF_WIDTH, LABEL_WIDTH, MARGIN, TARGET_WIDTH, make_grid
 from ddpm.model.pixels import to_uint8
 from ddpm.sampling import load
-from ddpm.sampling.samplers import NoiseStreams
+from ddpm.sampling.noise import NoiseStreams
 from stages import Paths, load_yaml, params_file, shown
 from stages.packed import array_path
 from stages.path import ROWS

@@ -18,7 +18,7 @@ noise of those steps, the sum of (1 / (t - 1) - log(t / (t - 1))) / 2 remains, g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from ddpm.model.pixels import to_float
 from ddpm.model.schedule import NoiseSchedule
 from ddpm.sampling.denoiser import Denoiser
 from ddpm.sampling.drawing import BATCH_SIZE, Model
-from ddpm.sampling.samplers import NoiseStreams
+from ddpm.sampling.noise import NoiseStreams
 
 STRATA = 20  # draws of t an image, beside t = 1
 QUARTERS = 4  # of 1..T, by which losses are reported
@@ -140,7 +140,7 @@ def _batch_terms(denoiser: Denoiser, images: Tensor, context: Tensor | None, see
     schedule = denoiser.schedule
     x0 = to_float(images).contiguous()
     noise = NoiseStreams(seed, range(first, first + len(x0)), x0.shape[1:], x0.device)
-    t, weight = draw_steps(schedule, strata, noise.generators)
+    t, weight = draw_steps(schedule, noise.uniform(strata).cpu())
     losses, errors = torch.zeros(2, *t.shape, dtype=torch.float64)
     decoder = losses[:, 0]
     for column in range(t.shape[1]):
@@ -176,20 +176,19 @@ def _by_quarter(schedule: NoiseSchedule, t: Tensor, losses: Tensor) -> Tensor:
     return sums / quarters.bincount(minlength=QUARTERS).clamp(min=1)
 
 
-def draw_steps(schedule: NoiseSchedule, strata: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+def draw_steps(schedule: NoiseSchedule, within: Tensor) -> tuple[Tensor, Tensor]:
     """t, int64, and its weight, float64, both (B, K + 1), by which a sum over the draws estimates the sum over t = 1..T.
 
-    The first is t = 1. The others are one of each of K = `strata` equally probable parts of 2..T, weighted by 1 / (K p(t)),
-    which makes the estimate unbiased. Half of p is uniform, for the losses; half follows the growth of log(1 - alpha_bar),
-    as the bound's terms do for standard normal data, since most of its sum lies at few small t. From T - 1 strata on, each
-    step is taken once instead. Row i is drawn by generator i.
+    The first is t = 1. The others are one of each of K equally probable parts of 2..T, weighted by 1 / (K p(t)), which makes
+    the estimate unbiased; `within`, float64 (B, K) evenly spread in [0, 1), says where in its part each lies. Half of
+    p is uniform, for the losses; half follows the growth of log(1 - alpha_bar), as the bound's terms do for standard normal
+    data, since most of its sum lies at few small t. From T - 1 strata on, each step is taken once instead.
     """
-    last, rows = schedule.num_timesteps, len(generators)
+    last, (rows, strata) = schedule.num_timesteps, within.shape
     if strata >= last - 1:
         return torch.arange(1, last + 1).repeat(rows, 1), torch.ones(rows, last, dtype=torch.float64)
     growth = torch.log1p(-schedule.alpha_bar[1:]).diff()
     p = (1 / (last - 1) + growth / growth.sum()) / 2  # of t = 2..T
-    within = torch.stack([torch.rand(strata, generator=generator, dtype=torch.float64) for generator in generators])
     index = torch.searchsorted(p.cumsum(0), (torch.arange(strata) + within) / strata).clamp(max=last - 2)
     one = torch.ones(rows, 1, dtype=torch.float64)
     return torch.cat([one.long(), index + 2], 1), torch.cat([one, 1 / (strata * p[index])], 1)

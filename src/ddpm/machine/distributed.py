@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 from ddpm.base.faults import Fault
 
 T = TypeVar("T")
+Nested = Any  # dicts and lists of tensors, numbers and texts
 
 
 def launched() -> bool:
@@ -55,6 +56,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if not launched():
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # first: what NCCL sends as objects goes through the current GPU
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
     yield
     dist.destroy_process_group()  # not after an error: the others hang in a sum, and torchrun ends them
@@ -85,13 +88,46 @@ def any_of(flag: bool, device: torch.device) -> bool:
     return bool(sum_(torch.tensor(float(flag), device=device))) if dist.is_initialized() else flag
 
 
-def from_first(value: T) -> T:
-    """The first process's `value`, in every process. Other processes' arguments are ignored."""
+def from_first(values: Nested, device: torch.device) -> Nested:
+    """The first process's `values`, dicts and lists of tensors and numbers, in every process; there the tensors are on
+    `device`. Other processes' arguments are ignored.
+
+    The tensors travel as they are: pickled, a state would take its size again in the memory of the host and of every GPU.
+    """
     if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
+        return values
+    tensors: list[Tensor] = []
+    form = [_emptied(values, tensors)]
+    dist.broadcast_object_list(form, device=device)
+    return _filled(form[0], iter(tensors) if rank() == 0 else None, device)
+
+
+class _Form(NamedTuple):
+    """What stands for a tensor that follows."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _emptied(values: Nested, tensors: list[Tensor]) -> Nested:
+    """`values` with each tensor put into `tensors` and replaced by its form."""
+    if isinstance(values, Tensor):
+        tensors.append(values)
+        return _Form(tuple(values.shape), values.dtype)
+    if isinstance(values, dict):
+        return {key: _emptied(value, tensors) for key, value in values.items()}
+    return [_emptied(value, tensors) for value in values] if isinstance(values, list) else values
+
+
+def _filled(values: Nested, tensors: Iterator[Tensor] | None, device: torch.device) -> Nested:
+    """`values` with each form replaced by its tensor: the next of `tensors`, which is sent, or what is received."""
+    if isinstance(values, _Form):
+        tensor = torch.empty(values.shape, dtype=values.dtype, device=device)
+        dist.broadcast(tensor.copy_(next(tensors)) if tensors else tensor, src=0)
+        return tensor
+    if isinstance(values, dict):
+        return {key: _filled(value, tensors, device) for key, value in values.items()}
+    return [_filled(value, tensors, device) for value in values] if isinstance(values, list) else values
 
 
 def gathered(value: T) -> list[T]:

@@ -30,7 +30,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def configure(precision: str, device: torch.device) -> None:
-    """Set this process's switches for CUDA. bf16: TF32 for what stays fp32, the fastest kernels. fp32: repeatable ones."""
+    """Set this process's switches for CUDA. bf16: TF32 for what stays fp32, the fastest kernels.
+
+    fp32: kernels whose sums have one order, so that weights and images repeat on the same GPU. (Losses by quarter of t do not
+    to the last digit: they are added up as they come.)
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
         fast = resolve_precision(precision, device) == "bf16"
@@ -38,3 +42,4 @@ def configure(precision: str, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = fast
         torch.backends.cudnn.benchmark = fast
         torch.backends.cudnn.deterministic = not fast
+        torch.backends.cuda.enable_mem_efficient_sdp(fast)  # the gradient of its attention adds up in any order

@@ -21,7 +21,8 @@ from ddpm.model.schedule import schedule_of
 from ddpm.model.weights import load_network
 from ddpm.sampling.denoiser import Denoiser
 from ddpm.sampling.fast import prepare
-from ddpm.sampling.samplers import NoiseStreams, SampleState
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import SampleState
 from ddpm.sampling.settings import Sampler, sampler_of
 
 GUIDANCE = 2.0  # of conditional models: clearer classes than 1, which is none, for a little variety

@@ -42,35 +42,33 @@ def prepare(network: nn.Module, precision: str, device: torch.device, compile: b
 
 
 class CapturedCall:
-    """A function of CUDA tensors (x_t, t, context), recorded as one CUDA graph per shape: replaying it costs one launch."""
+    """A function of CUDA tensors, None among them, to one: recorded as one CUDA graph per shape; replaying costs one launch."""
 
-    def __init__(self, function: Call) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
-        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # one for all shapes: a result is copied before the next graph runs
 
-    def __call__(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        inputs = [x_t, t] if context is None else [x_t, t, context]
-        key = (x_t.shape, x_t.dtype, len(inputs))
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        key = tuple(None if values is None else (values.shape, values.dtype) for values in inputs)
         if key not in self._graphs:
-            self._graphs[key] = self._capture([values.clone() for values in inputs])
+            self._graphs[key] = self._capture([None if values is None else values.clone() for values in inputs])
         graph, static, out = self._graphs[key]
         for place, values in zip(static, inputs, strict=True):
-            place.copy_(values)
+            if place is not None and values is not None:
+                place.copy_(values)
         graph.replay()
         return out.clone()  # the next replay writes over `out`
 
-    def _capture(self, static: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        x_t, t, context = [*static, None][:3]
-        assert x_t is not None
-        assert t is not None
+    def _capture(self, static: list[Tensor | None]) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]:
         # Warm up on another stream, as capturing demands: kernels are chosen, compiled and their memory is found here.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.function(x_t, t, context)
+                self.function(*static)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            out = self.function(x_t, t, context)
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = self.function(*static)
         return graph, static, out

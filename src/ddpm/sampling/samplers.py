@@ -20,9 +20,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm.base.seeds import derive_seed
 from ddpm.model.diffusion import x0_to_eps
 from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.noise import NoiseStreams
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,26 +33,6 @@ class SampleState(NamedTuple):
     t: int
     x_t: Tensor
     x0_hat: Tensor
-
-
-class NoiseStreams:
-    """Standard normal noise, one stream an image: stream i of a seed never depends on the other images.
-
-    Drawn on the CPU, so that CPU and GPU start from the same noise.
-    """
-
-    def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        """`indices`: the numbers of the images; `shape`: (C, H, W) of one image; `device`: where draws are put."""
-        self.shape, self.device = tuple(shape), torch.device(device)
-        self.generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indices]
-
-    def draw(self) -> Tensor:
-        """The next noise of every stream: float32 (B, C, H, W)."""
-        on_gpu = self.device.type == "cuda"
-        noise = torch.empty(len(self.generators), *self.shape, pin_memory=on_gpu)
-        for row, generator in zip(noise, self.generators, strict=True):
-            row.normal_(generator=generator)
-        return noise.to(self.device, non_blocking=on_gpu)  # drawn while the GPU still works on the last step
 
 
 def _ask(denoiser: Denoise, x_t: Tensor, t: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 from ddpm.base.faults import Fault
 from ddpm.model.schedule import NoiseSchedule
 from ddpm.sampling.grid import Spacing, timestep_grid
-from ddpm.sampling.samplers import METHODS, Denoise, NoiseStreams, SampleState
+from ddpm.sampling.noise import NoiseStreams
+from ddpm.sampling.samplers import METHODS, Denoise, SampleState
 
 Variance = Literal["small", "large"]
 SPACINGS = get_args(Spacing)

@@ -5,7 +5,7 @@ noise of a step do not depend on the number of processes that share it."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,16 @@ from ddpm.base.seeds import derive_seed
 from ddpm.machine import distributed
 from ddpm.machine.compilation import forward_flops, training_repays
 from ddpm.machine.precision import autocast, configure, memory_format
-from ddpm.model.schedule import NoiseSchedule, schedule_of
+from ddpm.model.schedule import schedule_of
 from ddpm.model.unet import UNet, build_network
 from ddpm.training.batches import draw_batch
 from ddpm.training.ema import EMA
 from ddpm.training.history import History, loss_sums
 from ddpm.training.loss import training_loss
 from ddpm.training.settings import TrainConfig
+
+LossFunction = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]  # (x0, t, eps, context) -> (b,)
+Unsummed = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass
@@ -53,8 +56,21 @@ class TrainState:
         self.network.load_state_dict(values["network"])
         self.ema.network.load_state_dict(values["ema"])
         self.optimizer.load_state_dict(values["optimizer"])
+        _lay_out(self.optimizer)
         self.history.load_state_dict(values["history"])
         self.step, self.seconds, self.speed = values["step"], values["seconds"], values["speed"]
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments the memory order of their parameters, which the device decides and the state may not share.
+
+    The fused AdamW walks both as they lie in memory: in another order it raises an error on a GPU and on a CPU silently
+    pairs each weight with the moment of another one.
+    """
+    for parameter, moments in optimizer.state.items():
+        for name, values in moments.items():
+            if values.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(values)
 
 
 def new_state(config: TrainConfig, device: torch.device, in_channels: int = 3) -> TrainState:
@@ -73,10 +89,9 @@ def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor
     history.MAX_SKIPPED steps in a row were such, at the latest after config.log_every steps.
     """
     device = next(state.network.parameters()).device
-    schedule = schedule_of(config)
     configure(config.precision, device)
     state.network.train()
-    network = _fast_network(state, images, config, device)
+    loss_of, unsummed = _loss_function(state, images, config, device)
     # Listed once: walking the modules takes as long as a small step on a GPU.
     parameters, buffers = list(state.network.parameters()), list(state.network.buffers())
     while state.step < config.steps:
@@ -86,7 +101,7 @@ def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor
         if config.dropout > 0:  # dropout has no generator argument
             torch.manual_seed(derive_seed(config.seed, state.step, distributed.rank()))
         statistics = [buffer.clone() for buffer in buffers]  # batch norm's
-        losses = backward(network, schedule, config, x0, t, eps, context)
+        losses = backward(loss_of, unsummed, config, x0, t, eps, context)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
         sums = distributed.sum_(loss_sums(losses, t, config.num_timesteps))
         usable = (sums[0] + grad_norm).isfinite()
@@ -100,7 +115,7 @@ def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor
 
 
 def backward(
-    network: Any, schedule: NoiseSchedule, config: TrainConfig, x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None
+    loss_of: LossFunction, unsummed: Unsummed, config: TrainConfig, x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None
 ) -> Tensor:
     """Add the gradient of the batch's mean loss to the parameters' own, in config.accumulate parts that take less memory.
 
@@ -112,10 +127,8 @@ def backward(
     losses = []
     for part, batch in enumerate(batches, 1):
         # Gradients are summed over the processes once a step, with the last part's.
-        more_follow = isinstance(network, DistributedDataParallel) and part < count
-        with network.no_sync() if more_follow else contextlib.nullcontext():
-            with autocast(config.precision, x0.device):
-                loss = training_loss(network, schedule, config.prediction, *batch, config.loss_weighting)
+        with unsummed() if part < count else contextlib.nullcontext():
+            loss = loss_of(*batch)
             # DistributedDataParallel takes the mean over processes: times their number, it is the batch's mean.
             (loss.sum() * distributed.world_size() / config.batch_size).backward()
         losses.append(loss.detach())
@@ -134,18 +147,35 @@ def guarded_step(
         buffer.copy_(torch.where(usable, buffer, before))
 
 
-def _fast_network(state: TrainState, images: Tensor, config: TrainConfig, device: torch.device) -> Any:
-    """state.network as a function of (x_t, t, context): compiled if config says so, wrapped if processes share the batch."""
-    network: Any = state.network
+def _loss_function(
+    state: TrainState, images: Tensor, config: TrainConfig, device: torch.device
+) -> tuple[LossFunction, Unsummed]:
+    """The loss of each image of a batch, compiled if config says so, and what keeps gradients from being summed over the
+    processes that share it."""
+    network, schedule = state.network, schedule_of(config)
     compiled = config.compile
     if compiled == "auto":
         height, width, channels = images.shape[1:]
         flops = 3 * forward_flops(network, (channels, height, width)) * config.batch_size * config.steps
         compiled = training_repays(flops, device)
-    if compiled:
-        # reduce-overhead records CUDA graphs; these write over their gradients, which accumulation must keep.
-        graphs = device.type == "cuda" and config.accumulate == 1 and distributed.world_size() == 1
-        network = torch.compile(network, mode="reduce-overhead" if graphs else None)
+    call: Any = network
+    unsummed: Unsummed = contextlib.nullcontext
     if distributed.world_size() > 1:
-        network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-    return network
+        # What DistributedDataParallel adds to the backward pass is compiled only if the network itself is.
+        wrapped = DistributedDataParallel(
+            torch.compile(network) if compiled else network,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+        call, unsummed, compiled = wrapped, wrapped.no_sync, False
+
+    def loss_of(x0: Tensor, t: Tensor, eps: Tensor, context: Tensor | None) -> Tensor:
+        with autocast(config.precision, device):
+            return training_loss(call, schedule, config.prediction, x0, t, eps, context, config.loss_weighting)
+
+    if not compiled:
+        return loss_of, unsummed
+    schedule.alpha_bar_at(torch.ones(1, dtype=torch.int64, device=device), images.new_zeros(1).to(device))  # the copy there
+    # reduce-overhead records CUDA graphs; these write over their gradients, which accumulation must keep.
+    graphs = device.type == "cuda" and config.accumulate == 1
+    return torch.compile(loss_of, mode="reduce-overhead" if graphs else None, dynamic=False), unsummed

@@ -134,6 +134,7 @@ def run(
                     rate = (step - begin) * config.batch_size / seconds
                     bar.set_postfix_str(f"loss {state.history.loss(step):.4f}, {rate:.0f} images/s", refresh=False)
                 keep()
+                show()  # before a state is saved: what looks is never behind it
                 if step == config.steps or time.monotonic() - saved_at > save_seconds:
                     save()
                 if step % ask_every == 0 and distributed.any_of(interrupts.pending() is not None, device):
@@ -141,7 +142,6 @@ def run(
                     bar.close()
                     reason = interrupts.reason or "another process"
                     sys.exit(f"stopped by {reason} at step {step}: the state is saved, the same command continues")
-                show()
         except RuntimeError:
             if distributed.world_size() > 1:  # another process is gone, and this one's last whole step is not lost
                 save()
