@@ -63,7 +63,7 @@ INCEPTION = (
     ("precision", "precision", "higher", "share of samples that lie among the training images"),
     ("recall", "recall", "higher", "share of training images that lie among the samples"),
 )
-# Outputs of the stages, by what they show; the second part is of the recipes that draw their classes.
+# Outputs of the stages, by what they show; the other parts are of the recipes that the stages classes and editing are for.
 FIGURES = {
     "loss.png": "the loss",
     "progression.png": "samples by training step",
@@ -77,6 +77,12 @@ FIGURES = {
     "path-wrong.gif": "the wrong one, animated",
 }
 CLASS_FIGURES = {"classes.png": "a row for each class", "guidance.png": "one seed by guidance"}
+EDITING_FIGURES = {
+    "inpainting.png": "holes filled",
+    "edits.png": "images edited from a noisy start",
+    "interpolation.png": "from one image to another",
+    "reconstruction.png": "images to noise and back",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class Facts:
     scale: str
     recipe: str
     classes_drawn: bool  # whether the stage classes runs for this recipe
+    edited: bool  # whether the stage editing does
     defaults: dict[str, Any]  # the section train of params.yaml
     data: dict[str, Any]
     train: dict[str, Any]
@@ -111,6 +118,7 @@ class Facts:
             scale=paths.scale,
             recipe=paths.recipe,
             classes_drawn=paths.recipe in params["conditional"],
+            edited=paths.recipe in params["editing"],
             defaults=params["train"],
             data=paths.resolved("data"),
             train=paths.resolved("train"),
@@ -384,6 +392,7 @@ def use(facts: Facts) -> Iterator[str]:
 def files(facts: Facts) -> Iterator[str]:
     shows = "what the training saw" + ("" if facts.manifest["shareable"] else ", in sum: no image of the data set")
     pictures = {"data.png": shows} | FIGURES | (CLASS_FIGURES if facts.classes_drawn else {})
+    pictures |= EDITING_FIGURES if facts.edited else {}
     yield "\n".join(fill_item(f"[{name}]({name}): {what}") for name, what in pictures.items())
     folder = f"{ABOVE}/data/{facts.scale}/{facts.recipe}"
     numbers = {f"{name}.json": f"{name}.json" for name in ("train", "evaluate", "grid")}

@@ -7,7 +7,7 @@ from ddpm.model.schedule import schedule_of
 from ddpm.recipe import DEFAULTS, check, resolve
 from stages import Paths, load_params, params_file, shown, stage
 
-KEYS = {"scale", "root", "file", "recipe_names", "conditional", "yardstick", *DEFAULTS, "recipes", "runtime"}
+KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
 
 
 def main(paths: Paths) -> None:

@@ -45,6 +45,7 @@ TINY_FIGURES = {
     "classes": {"scales": [0, 2]},
     "grid": {"images": 4},
     "path": {"images": 4},
+    "editing": {"steps": 4, "times": 2, "jump": 2, "strengths": [0.5]},
     "timing": {"images": 1, "max_seconds": 0.2},
 }
 TINY_EVALUATION = {"sampler": "unipc 2", "images": 20, "batch_size": 8, "bound_images": 4}
@@ -198,7 +199,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         "tensorboard": False,
         "launcher": "",
     }
-    params |= {"recipe_names": ["cifar10", "celeba"], "conditional": []}  # two recipes are enough
+    params |= {"recipe_names": ["cifar10", "celeba"], "conditional": [], "editing": []}  # two recipes are enough
     for name, size in (("cifar10", 32), ("celeba", 16)):
         params["recipes"][name] = {"data": {"dataset": name, "source": "synthetic", "images": 32, "size": size}}
     (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -49,7 +49,7 @@ class Tree:
         for figure, settings in TINY_FIGURES.items():
             params["figures"][figure] |= settings
         params["evaluation"] |= {"sampler": "unipc 4", "images": 20, "bound_images": 2}
-        params |= {"recipe_names": list(DATA), "conditional": ["sprites"]}
+        params |= {"recipe_names": list(DATA), "conditional": ["sprites"], "editing": []}
         params["runtime"] |= {"device": "cpu", "workers": 1}
         params["recipes"] = {name: {"data": data} for name, data in DATA.items()}
         params["recipes"]["sprites"]["train"] = {"context_dim": 5, "flip": False}

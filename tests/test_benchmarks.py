@@ -7,20 +7,23 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import choices, report, sampling, training
+from benchmarks import choices, inpainting, report, sampling, training
 from benchmarks.common import Contender, alternate, ceilings, measure, paired_ratio, share_of_ceiling
 from benchmarks.networks import PEERS, diffusers_unet, lucidrains_unet
 from conftest import Checkout
 from ddpm.machine.compilation import forward_flops
 from ddpm.model.pixels import to_float
 from ddpm.model.unet import build_network
+from ddpm.model.weights import save_weights
 from ddpm.recipe import Recipe, resolve
+from ddpm.sampling import load
 from stages import load_params
 from tiny import random_images, randomised, train_config
 
@@ -256,3 +259,24 @@ def test_every_choice_is_measured() -> None:
         "contiguous, eager, a product a block",
     ]
     assert all(row["images_per_second"] > 0 for row in run["rows"])
+
+
+def test_filled_holes_are_measured_in_their_rim(tmp_path: Path) -> None:
+    """A network that always sees gray: the distance is that of the true image from gray, whatever the way."""
+    config = train_config(prediction="x0", num_timesteps=20)
+    network = build_network(config)  # whose last layer starts as zeros
+    metadata = {"config": config.model_dump(), "step": 1, "kind": "ema", "data": {"size": 8}, "classes": []}
+    save_weights(tmp_path / "gray.safetensors", network, metadata)
+    model, images = load(tmp_path / "gray.safetensors", "cpu"), random_images(3).numpy()
+    images[1:, 2:6, 2:6] = [[[0] * 3]]
+    ways = inpainting.ways(steps=4, times=2)
+    assert [(way.steps, way.times) for way in ways] == [(4, 1), (7, 1), (4, 2), (4, 2), (4, 2)]
+    measured = {way: inpainting.distances(model, images, way, seed=0) for way in ways}
+    for near, everywhere in measured.values():
+        assert near[1:] == pytest.approx([0.5, 0.5])
+        values = images[0].astype(float) / 255 - 0.5
+        assert everywhere[0] == pytest.approx(float((values[2:6, 2:6] ** 2).mean() ** 0.5), rel=1e-5)
+    header, _, *rows = inpainting.table(measured).splitlines()
+    assert header.split("|")[4].strip() == "network calls"
+    assert [row.split("|")[4].strip() for row in rows] == ["4", "7", "7", "7", "7"]
+    assert "0.0000 ± 0.0000" in rows[-1]

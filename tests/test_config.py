@@ -224,9 +224,11 @@ def test_every_recipe_that_runs_is_checked() -> None:
             check(params({"recipe_names": names}))
     with pytest.raises(Fault, match=r"^conditional = \['celeba'\]; accepted: a list out of cifar10_classes, sprites"):
         check(params({"conditional": ["celeba"]}))
+    with pytest.raises(Fault, match=r"^editing = \['mnist'\]; accepted: a list out of cifar10, .*, recipes that run"):
+        check(params({"editing": ["mnist"]}))
     with pytest.raises(Fault, match=r"^yardstick = \['mnist'\]; accepted: \[\], or one of cifar10, "):
         check(params({"yardstick": ["mnist"]}))
-    check(params({"recipes.celeba.train.lr": 5, "recipe_names": ["cifar10"], "conditional": []}))
+    check(params({"recipes.celeba.train.lr": 5, "recipe_names": ["cifar10"], "conditional": [], "editing": []}))
 
 
 @pytest.mark.parametrize(("dataset", "size", "channels"), [("cifar10", 32, 3), ("fashion_mnist", 28, 1), ("sprites", 16, 3)])

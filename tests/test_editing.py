@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from ddpm.editing import edit_start, encode, inpainting, noised, slerp
+from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, rim, slerp
 from ddpm.model.schedule import NoiseSchedule, cosine_schedule, noise_schedule
 from ddpm.sampling.grid import timestep_grid
 from ddpm.sampling.samplers import SampleState, ddim, ddpm, ddpm_without_noise, dpm_solver_pp, heun, unipc
@@ -204,6 +205,85 @@ def test_with_ddpm_the_known_part_follows_q(num_steps: int) -> None:
     for mean, part in zip(means, parts, strict=True):
         assert float(mean.x_t) == pytest.approx(math.sqrt(ALPHA_BAR[mean.t]) * 0.7, rel=1e-6)
         assert float(part.x_t.square().sum()) == pytest.approx(1 - ALPHA_BAR[part.t], rel=1e-9, abs=1e-15)
+
+
+def test_a_grid_is_cut_into_pieces_that_are_walked_several_times() -> None:
+    grid = [9, 7, 6, 4, 2, 0]
+    assert resampling(grid, 1, 9) == [[9, 7, 6, 4, 2], [2, 0]]
+    assert resampling(grid, 2, 2) == [[9, 7, 6], [9, 7, 6], [6, 4, 2], [6, 4, 2], [2, 0]]
+    assert resampling(grid, 2, 3) == [[9, 7, 6, 4]] * 2 + [[4, 2]] * 2 + [[2, 0]]
+    assert resampling([5, 0], 3, 1) == [[5, 0]], "the last step is taken once"
+    for times, jump, named in ((0, 1, "times = 0"), (1, 0, "jump = 0")):
+        with pytest.raises(ValueError, match=f"{named}; accepted: 1 or more"):
+            resampling(grid, times, jump)
+
+
+def test_drawn_once_it_is_the_sampler_itself() -> None:
+    start, grid = randn(2, 3, 4, 4, seed=9), timestep_grid(SCHEDULE, 12)
+    draws, again = (Draws(lambda i: randn(2, 3, 4, 4, seed=i)) for _ in range(2))
+    plain = list(ddpm(some_denoiser, SCHEDULE, start, grid, draws))  # type: ignore[arg-type]
+    walk = partial(ddpm, some_denoiser, SCHEDULE, noise=again)  # type: ignore[arg-type]
+    pieces = list(resampled(walk, SCHEDULE, start, resampling(grid, 1, 5), again))  # type: ignore[arg-type]
+    assert [state.t for state in pieces] == [state.t for state in plain]
+    assert all(torch.equal(a.x_t, b.x_t) for a, b in zip(plain, pieces, strict=True))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("jump", [1, 5, 100])
+def test_resampling_keeps_the_distribution(zero: bool, jump: int) -> None:
+    """On N(0, S2): each state's variance is that of q, whatever was drawn again; also from alpha_bar = 0."""
+    schedule = noise_schedule("cosine", T, zero_terminal_snr=zero)
+    grid = timestep_grid(schedule, 200)
+    noise = Draws(lambda i: randn(4, 1, 40, 40, seed=i))
+    walk = partial(ddpm, lambda x_t, t: gaussian_denoiser(x_t, t, schedule), schedule, noise=noise)  # type: ignore[arg-type]
+    states = list(resampled(walk, schedule, noise.draw(), resampling(grid, 3, jump), noise))  # type: ignore[arg-type]
+    assert len(states) == 3 * 199 + 1
+    for state in states:
+        alpha_bar = float(schedule.alpha_bar[state.t])
+        expected = alpha_bar * S2 + 1 - alpha_bar
+        assert float(state.x_t.var()) == pytest.approx(expected, rel=0.08), state.t
+
+
+@pytest.mark.parametrize("sampler", [ddpm, ddim, unipc])
+def test_resampling_ends_on_the_known_part_bit_by_bit(sampler: Callable[..., Iterator[SampleState]]) -> None:
+    noise = Draws(lambda i: randn(2, 3, 4, 4, seed=i))
+    walk = partial(sampler, inpainting(some_denoiser, KNOWN, MASK), SCHEDULE, **({"noise": noise} if sampler is ddpm else {}))
+    pieces = resampling(timestep_grid(SCHEDULE, 12), 3, 4)
+    result = final(resampled(walk, SCHEDULE, noise.draw(), pieces, noise))  # type: ignore[arg-type]
+    assert torch.equal(result[..., :2], KNOWN[..., :2].to(result.dtype).expand(2, 3, 4, 2))
+
+
+def test_resampling_brings_what_is_drawn_in_line_with_what_is_known() -> None:
+    """Two pixels that are always equal, one of them known: the other comes nearer to it."""
+
+    def denoiser(x_t: Tensor, t: Tensor) -> Tensor:
+        """The mean of two equal unit normals, from what both say: exact for this prior."""
+        alpha_bar = schedule.alpha_bar[t].view(-1, 1, 1, 1)
+        mean = alpha_bar.sqrt() * x_t.sum((1, 2, 3), keepdim=True) / (2 * alpha_bar + 1 - alpha_bar)
+        return mean.expand_as(x_t)
+
+    schedule, known, distances = SCHEDULE, randn(500, 1, 1, 2, seed=3), []
+    known[..., 1] = known[..., 0]
+    mask = torch.tensor([[[1.0, 0.0]]])
+    for times in (1, 4):
+        noise = Draws(lambda i: randn(500, 1, 1, 2, seed=100 + i))
+        walk = partial(ddpm, inpainting(denoiser, known, mask), schedule, noise=noise)  # type: ignore[arg-type]
+        pieces = resampling(timestep_grid(schedule, 50), times, 5)
+        result = final(resampled(walk, schedule, noise.draw(), pieces, noise))  # type: ignore[arg-type]
+        distances.append(float((result - known)[..., 1].square().mean().sqrt()))
+    assert distances[0] > 1.3 * distances[1], distances
+
+
+def test_a_rim_is_what_lies_near_the_known_part() -> None:
+    mask = torch.ones(1, 1, 9, 9)
+    mask[..., 2:8, 3:] = 0
+    near = rim(mask, 2)[0, 0]
+    expected = torch.zeros(9, 9, dtype=torch.bool)
+    expected[2:8, 3:] = True
+    expected[4:6, 5:] = False  # the edge of the image is none of the hole's
+    assert torch.equal(near, expected)
+    assert not rim(torch.ones(1, 1, 4, 4), 1).any()
+    assert not rim(torch.zeros(1, 1, 4, 4), 1).any(), "nothing is known"
 
 
 # From a noisy start.

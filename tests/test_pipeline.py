@@ -242,8 +242,9 @@ def test_a_recipe_takes_a_setting_that_it_does_not_name_yet(done: Checkout) -> N
 @pytest.mark.slow
 def test_a_new_recipe_runs_without_editing_a_file(done: Checkout) -> None:
     mine = "+recipes.mine={data: {dataset: sprites, source: synthetic, images: 40}, train: {context_dim: 5, steps: 4}}"
-    done.dvc("exp", "run", "-S", mine, "-S", "recipe_names=[mine]", "-S", "conditional=[mine]")
-    assert done.files("metrics/demo/mine/classes.png")
+    done.dvc("exp", "run", "-S", mine, "-S", "recipe_names=[mine]", "-S", "conditional=[mine]", "-S", "editing=[mine]")
+    for name in ("classes", "inpainting", "edits", "interpolation", "reconstruction"):
+        assert done.files(f"metrics/demo/mine/{name}.png"), name
     assert "mine" in done.dvc("metrics", "show")
 
 
@@ -477,7 +478,8 @@ def test_the_published_scale_has_the_same_pipeline(fresh: Checkout) -> None:
         fresh.run("sh", "-c", line.strip().replace("$$", "$"))
     listed = fresh.dvc("stage", "list", "--name-only", cwd="full").split()
     assert {"config@cifar10", "train@celeba", "classes@cifar10_classes", "grid@fashion_mnist"} <= set(listed)
-    assert "classes@cifar10" not in listed
+    assert "editing@celeba" in listed
+    assert not {"classes@cifar10", "editing@cifar10"} & set(listed)
 
 
 # --- This checkout -------------------------------------------------------------------------------------------------

@@ -83,8 +83,9 @@ STAGES = pipeline()["stages"]
 
 
 def rooms_of(stage: str) -> list[str]:
-    """The rooms that a stage depends on; the stage config depends on all."""
-    rooms = [dep.removeprefix("src/ddpm/") for dep in STAGES[stage]["deps"] if dep.startswith("src/ddpm/")]
+    """The rooms, and modules that stand alone, that a stage depends on; the stage config depends on all."""
+    library = [dep.removeprefix("src/ddpm/") for dep in STAGES[stage]["deps"] if dep.startswith("src/ddpm/")]
+    rooms = [dep.removesuffix(".py") for dep in library]
     return rooms or sorted(path.name for path in LIBRARY.iterdir() if path.is_dir() and path.name != "__pycache__")
 
 
@@ -129,7 +130,7 @@ def test_samplers_take_any_denoiser() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_s_imports_lie_in_what_it_lists(name: str) -> None:
     assert STAGES[name]["cmd"] == f"python -m stages.{name} ${{item.name}} --scale ${{scale}}"
-    listed = {ROOT / dep for dep in STAGES[name]["deps"] if dep.endswith(".py")}
+    listed = {ROOT / dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
     behind = files_behind(f"stages.{name}")
     assert {path for path in behind if path.is_relative_to(ROOT / "stages")} == listed, "scripts are listed one by one"
     outside = {path for path in behind if path.is_relative_to(LIBRARY) and room_of(path) not in rooms_of(name)}
@@ -149,7 +150,7 @@ def test_the_fingerprint_covers_the_rooms_that_train_depends_on() -> None:
 
 def test_the_pipeline_is_short_and_every_scale_s_the_same() -> None:
     text = (ROOT / "dvc.yaml").read_text()
-    assert len(text.splitlines()) <= 225
+    assert len(text.splitlines()) <= 245
     for scale in ("small", "full"):
         copy = ROOT / scale / "dvc.yaml"
         if copy.exists():  # `make full` makes full's

@@ -136,6 +136,19 @@ def test_inpainting_keeps_what_the_mask_keeps(
     assert not np.array_equal(results[0][mask > 0], results[1][mask > 0])
 
 
+def test_a_hole_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch, conditional: Path, picture: Path) -> None:
+    words = ("--checkpoint", conditional, "--mode", "inpaint", "--image", picture, "--mask", "1,2,5,6", "--method", "ddpm")
+    once, again, jump = (
+        run(monkeypatch, *words, "--steps", 6, "--images", 2, *more)
+        for more in ((), ("--times", 3), ("--times", 3, "--jump", 1))
+    )
+    assert np.array_equal(once, run(monkeypatch, *words, "--steps", 6, "--images", 2, "--times", 1))
+    for images in (again, jump):
+        assert np.array_equal(images[:, 6:], once[:, 6:]), "what is known"
+        assert not np.array_equal(images[1:, 2:6, 1:5], once[1:, 2:6, 1:5])
+    assert not np.array_equal(again, jump)
+
+
 def test_an_edit_s_strength(monkeypatch: pytest.MonkeyPatch, still: Path, picture: Path) -> None:
     """Noised to t and, by a network that moves nothing, not cleaned: the stronger, the farther from the image."""
     far = []
@@ -171,6 +184,8 @@ COMBINATIONS = [
     (["cifar10", "--guidance", "-1"], "0 or more"),
     (["cifar10", "--context", "a,b"], "numbers with commas"),
     (["cifar10", "--mask", "0,0,1,1"], "with --mode inpaint"),
+    (["cifar10", "--times", "5", "--method", "ddpm"], "with --mode inpaint and --method ddpm"),
+    (["cifar10", "--mode", "inpaint", "--image", "a.png", "--mask", "0,0,1,1", "--jump", "2"], "and --method ddpm"),
     (["cifar10", "--strength", "0.5"], "with --mode edit"),
     (["cifar10", "--seed-to", "5"], "with --mode interpolate"),
     (["cifar10", "--image", "a.png"], "accepted: 0"),

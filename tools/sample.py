@@ -12,12 +12,14 @@ examples:
   python -m tools.sample celeba --mode interpolate --image a.png b.png
   python -m tools.sample celeba --mode reconstruct --image a.png      encoded to noise (DDIM inversion) and back
   python -m tools.sample celeba --mode edit --image a.png --strength 0.5
-  python -m tools.sample celeba --mode inpaint --image a.png --mask 8,16,24,28 --method ddpm
+  python -m tools.sample celeba --mode inpaint --image a.png --mask 8,16,24,28 --method ddpm --steps 50 --times 5
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +29,19 @@ from torch import Tensor
 
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file
-from ddpm.editing import edit_start, encode, inpainting, noised, slerp
+from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, slerp
 from ddpm.figures.pictures import save_gif, save_grid
 from ddpm.machine import distributed
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.sampling import Model, load
 from ddpm.sampling.drawing import GUIDANCE, watched
 from ddpm.sampling.noise import NoiseStreams
-from ddpm.sampling.samplers import METHODS, Denoise
+from ddpm.sampling.samplers import METHODS, Denoise, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
 from stages import ROOT, SCALES, Paths
 
 BATCH_SIZE = 64  # images a network call: bounds the memory
+JUMP = 5  # steps of a piece that is drawn again: long enough to change, short enough not to lose what fits
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
 
 
@@ -81,6 +84,9 @@ def arguments() -> argparse.Namespace:
     given.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="one image, for interpolate two")
     given.add_argument("--seed-to", type=int, help="interpolate: the seed at the other end, instead of images")
     given.add_argument("--mask", help="inpaint: a picture, white where to draw anew, or a box LEFT,TOP,RIGHT,BOTTOM in pixels")
+    again = "inpaint by ddpm: so many times each piece of its way is drawn, so that a large hole fits (default: 1)"
+    given.add_argument("--times", type=positive, help=again)
+    given.add_argument("--jump", type=positive, help="inpaint by ddpm: steps of such a piece (default: 5)")
     given.add_argument("--strength", type=float, help="edit: share of the noising that is undone, above 0 to 1 (default: 0.5)")
 
     checkpoint = parser.add_argument_group("checkpoint and machine")
@@ -124,6 +130,9 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     refuse(count != wanted, f"--image: {count} given with --mode {mode}; accepted: {wanted}{instead}")
     with_mask = "--mode inpaint: accepted with --mask: a picture, white where to draw anew, or LEFT,TOP,RIGHT,BOTTOM"
     refuse(mode == "inpaint" and args.mask is None, with_mask)
+    for name, value in (("times", args.times), ("jump", args.jump)):
+        by = f"--{name} with --mode {mode} and --method {method}: accepted with --mode inpaint and --method ddpm"
+        refuse(value is not None and (mode != "inpaint" or method != "ddpm"), by)
     no_share = args.strength is not None and not 0 < args.strength <= 1
     refuse(no_share, f"--strength {args.strength}: accepted: above 0, at most 1")
     following = ", ".join(name for name in METHODS if Sampler(name, 1).follows_ode)
@@ -222,10 +231,27 @@ def drawn(args: argparse.Namespace, model: Model, sampler: Sampler, count: int) 
         raise Fault("several processes share --mode generate to a .png or .npy; accepted here: one process")
     noise = model.noise(args.seed, range(count))
     x_t, start, denoiser, before = prepared(args, model, sampler, noise, context)
-    states = sampler.run(denoiser, model.schedule, x_t, noise, start)
-    steps = len(sampler.grid(model.schedule, start)) - 1
+    states, steps = walked(args, model, sampler, noise, x_t, start, denoiser)
     frames = [x_t for _, x_t, _ in watched(states, steps, sampler.label)]
     return np.concatenate([*before, frames[-1]]), frames
+
+
+def walked(
+    args: argparse.Namespace,
+    model: Model,
+    sampler: Sampler,
+    noise: NoiseStreams,
+    x_t: Tensor,
+    start: int | None,
+    denoiser: Denoise,
+) -> tuple[Iterator[SampleState], int]:
+    """The sampling from `x_t` at step `start` (None = T), and the number of its states."""
+    grid = sampler.grid(model.schedule, start)
+    if (args.times or 1) == 1:
+        return sampler.run(denoiser, model.schedule, x_t, noise, start), len(grid) - 1
+    walk = partial(ddpm, denoiser, model.schedule, noise=noise, variance=sampler.variance)
+    pieces = resampling(grid, args.times, args.jump or JUMP)
+    return resampled(walk, model.schedule, x_t, pieces, noise), sum(len(piece) - 1 for piece in pieces)
 
 
 def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:

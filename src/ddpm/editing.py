@@ -6,15 +6,19 @@ Every function works with any denoiser(x_t, t) -> x0_hat and any sampler of `ddp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.model.diffusion import q_sample, x0_to_eps
 from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import Denoise, SampleState
+
+Walk = Callable[[Tensor, Sequence[int]], Iterator[SampleState]]  # a sampler from x_t over a grid, all else bound
 
 
 def encode(denoiser: Denoise, schedule: NoiseSchedule, x0: Tensor, grid: Sequence[int]) -> Iterator[SampleState]:
@@ -68,6 +72,48 @@ def inpainting(denoiser: Denoise, known: Tensor, mask: Tensor) -> Denoise:
         return torch.where(is_known, known.to(x0_hat.dtype), x0_hat)
 
     return denoise
+
+
+def rim(mask: Tensor, width: int) -> Tensor:
+    """What is 0 in `mask` (B, 1, H, W) within `width` pixels, diagonal ones too, of a 1: bool (B, 1, H, W).
+
+    There a filled hole must be as its surroundings say; in the middle of a large one it may be many things.
+    """
+    near = F.max_pool2d(mask.float(), 2 * width + 1, stride=1, padding=width)
+    return (near > 0) & ~mask.bool()
+
+
+def resampling(grid: Sequence[int], times: int, jump: int) -> list[list[int]]:
+    """The walks over `grid`, which falls to 0, by which `resampled` goes: pieces of `jump` steps, each `times` times.
+
+    RePaint (arXiv 2201.09865), algorithm 1 and, for jumps, appendix B. As there, the last step, to 0, is taken once.
+    Raises ValueError for fewer than 1.
+    """
+    for name, value in (("times", times), ("jump", jump)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}; accepted: 1 or more")
+    above = list(grid[:-1])
+    pieces = [above[first : first + jump + 1] for first in range(0, len(above) - 1, jump)]
+    return [piece for piece in pieces for _ in range(times)] + [[above[-1], grid[-1]]]
+
+
+def resampled(
+    walk: Walk, schedule: NoiseSchedule, x_t: Tensor, pieces: Sequence[Sequence[int]], noise: NoiseStreams
+) -> Iterator[SampleState]:
+    """`walk` over each of the `pieces`, from `x_t` (B, C, H, W) at pieces[0][0]; before one that starts higher than the last
+    ended, x_t is noised up to it.
+
+    What is drawn into a hole at one step can only follow what was around it before. Noised and drawn again it follows what
+    is around it now, and a large hole fits its surroundings.
+    """
+    t = pieces[0][0]
+    for piece in pieces:
+        if piece[0] != t:
+            kept = float(schedule.alpha_bar[piece[0]] / schedule.alpha_bar[t])
+            x_t = kept**0.5 * x_t + (1 - kept) ** 0.5 * noise.draw()
+        for state in walk(x_t, piece):
+            t, x_t = state.t, state.x_t
+            yield state
 
 
 def edit_start(num_timesteps: int, strength: float) -> int:

@@ -96,6 +96,9 @@ def check(params: dict[str, Any]) -> dict[str, Recipe]:
     if not isinstance(conditional, list) or not set(map(str, conditional)) <= set(can_be):
         accepted = f"a list out of {', '.join(can_be)}" if can_be else "[]"
         raise Fault(f"conditional = {conditional!r}; accepted: {accepted}, recipes that run with train.context_dim above 0")
+    editing = params.get("editing")
+    if not isinstance(editing, list) or not set(map(str, editing)) <= set(recipes):
+        raise Fault(f"editing = {editing!r}; accepted: a list out of {', '.join(recipes)}, recipes that run")
     if (yardstick := params.get("yardstick")) not in ([], *([name] for name in known)):
         raise Fault(f"yardstick = {yardstick!r}; accepted: [], or one of {', '.join(known)}, of real CIFAR-10 images")
     return recipes

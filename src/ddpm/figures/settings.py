@@ -75,6 +75,13 @@ class PathFigure(Figure):
     images: Annotated[int, Field(ge=4, multiple_of=4)] = Field(description="a multiple of 4, for four rows")
 
 
+class EditingFigure(Figure):
+    steps: Count = Field(description="1 to train.num_timesteps")
+    times: Count = Field(description="1 or more; 1 = holes are not drawn again")
+    jump: Count = Field(description="steps, 1 or more")
+    strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(description="a list of numbers in (0, 1]", min_length=1)
+
+
 class TimingFigure(Strict):
     images: Count = Field(description="1 or more")
     max_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds, more than 0")
@@ -91,6 +98,7 @@ class FiguresConfig(Strict):
     solvers: SolversFigure
     classes: ClassesFigure
     path: PathFigure
+    editing: EditingFigure
     timing: TimingFigure
 
     def asked(self) -> list[tuple[str, int]]:
@@ -98,4 +106,5 @@ class FiguresConfig(Strict):
         choices = [("figures.drawing.sampler", self.drawing.sampler)]
         choices += [("figures.samplers.compared", choice) for choice in self.samplers.compared]
         asked = [(f"{key} = {choice!r}", self.drawing.chosen(choice).num_steps) for key, choice in choices]
+        asked += [(f"figures.editing.steps = {self.editing.steps}", self.editing.steps)]
         return [*asked, (f"figures.solvers.steps = {self.solvers.steps}", max(self.solvers.steps))]
