@@ -182,7 +182,8 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     for name in listed.decode().split("\0"):
         if name and not name.startswith(RESULTS) and (ROOT / name).exists():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, path / name)
+            shutil.copy2(ROOT / name, path / name, follow_symlinks=False)
+    (path / "store").mkdir()
     # One pipeline is enough here, and DVC refuses some commands while another has never run.
     shutil.rmtree(path / "small")
     checkout = Checkout(path)

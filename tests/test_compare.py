@@ -15,10 +15,8 @@ import pytest
 from conftest import Checkout
 from ddpm.base.faults import Fault
 from ddpm.figures.pictures import images_in
-from ddpm.model.unet import build_network
-from ddpm.model.weights import save_weights
 from ddpm.sampling import load
-from tiny import randomised, train_config
+from tiny import write_weights
 from tools import compare
 
 EVALUATION = {
@@ -268,14 +266,6 @@ stages:
     outs: [models/demo/one]
 """
 CONFIG = "[core]\n    remote = store\n    analytics = false\n['remote \"store\"']\n    url = ../store\n    verify = true\n"
-
-
-def write_weights(path: Path, seed: int, size: int = 8, **changes: Any) -> None:
-    config = train_config(num_timesteps=20, prediction="v", **changes)
-    classes = ["hero", "monster", "food", "spell", "side"] if config.context_dim else []
-    facts = {"size": size, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
-    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": classes}
-    save_weights(path, randomised(build_network(config), seed), metadata)
 
 
 @pytest.fixture(scope="module")

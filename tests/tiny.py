@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ddpm.model.unet import build_network
+from ddpm.model.weights import save_weights
 from ddpm.training.settings import TrainConfig
 
 SETTINGS: dict[str, Any] = {
@@ -67,3 +70,12 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return network
+
+
+def write_weights(path: Path, seed: int, size: int = 8, **changes: Any) -> None:
+    """A checkpoint of `size` pixels with random weights, one for each `seed`; conditional where context_dim is 5."""
+    config = train_config(num_timesteps=20, prediction="v", **changes)
+    classes = ["hero", "monster", "food", "spell", "side"] if config.context_dim else []
+    facts = {"size": size, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
+    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": classes}
+    save_weights(path, randomised(build_network(config), seed), metadata)

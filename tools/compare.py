@@ -217,7 +217,8 @@ def checkpoint(side: Side, path: str, folder: Path) -> Path:
             f"{path} of {side.name} is neither in DVC's cache nor in its remote ({error}); {whose} fetches it"
         ) from error
     if hashlib.md5(copy.read_bytes()).hexdigest() != recorded:  # DVC checks nothing that it does not put into the cache
-        raise Fault(f"{path} of {side.name} is damaged in DVC's cache or remote; `dvc push` where it is whole mends the remote")
+        mended = "`python -m tools.verify --repair` where it is whole mends the remote"
+        raise Fault(f"{path} of {side.name} is damaged in DVC's cache or remote; {mended}")
     return copy
 
 
