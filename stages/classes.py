@@ -8,7 +8,7 @@ from ddpm.figures.pictures import Row, rms_distance, save_labelled_rows
 from ddpm.figures.settings import FiguresConfig
 from ddpm.model.pixels import to_uint8
 from ddpm.sampling import load
-from ddpm.sampling.samplers import NoiseStreams
+from ddpm.sampling.noise import NoiseStreams
 from stages import Paths, stage
 
 

@@ -56,6 +56,7 @@ def test_every_choice_of_blocks_gives_the_same_bits() -> None:
     assert network.ups[0].upsample.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_calls_agree_at_every_shape(network: UNet, precision: str) -> None:
     exact = copy.deepcopy(network)

@@ -190,6 +190,7 @@ def test_bf16_trains_like_fp32() -> None:
     assert half == pytest.approx(full, rel=0.02)
 
 
+@pytest.mark.slow
 def test_compiled_training_is_training() -> None:
     eager, compiled = (run(random_images(), compile=compiled, log_every=1) for compiled in ("auto", True))
     torch.testing.assert_close(compiled.history.sums, eager.history.sums, rtol=1e-3, atol=1e-5)
