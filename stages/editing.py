@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm.base.files import write_csv
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, rim, slerp
-from ddpm.figures.pictures import rms_distance, save_labelled_rows
+from ddpm.figures.pictures import Row, rms_distance, save_labelled_rows
 from ddpm.figures.settings import EditingFigure, FiguresConfig
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.sampling import Model, load
@@ -27,7 +27,7 @@ from stages.packed import heldout_images
 
 RIM = 3  # pixels
 PAIRS = 4  # that are mixed
-Row = tuple[str, np.ndarray]  # a label, and images uint8 (N, H, W, C)
+Labelled = tuple[str, np.ndarray]  # a label, and images uint8 (N, H, W, C)
 
 
 def main(paths: Paths) -> None:
@@ -39,13 +39,15 @@ def main(paths: Paths) -> None:
         images, kind = model.sample(drawing.per_row, drawing.chosen(), own.seed, **drawing.options), "drawn"
     editor = Editor(model, own, drawing.chosen(f"ddpm {own.steps}"), images, kind)
     distances: dict[str, float] = {}
+    whose = f"{paths.recipe} ({paths.scale}), step {model.step:,}, seed {own.seed}"
     for name, (rows, found) in {
         "inpainting": editor.inpainting(), "edits": editor.edits(), "reconstruction": editor.reconstruction(),
     }.items():  # fmt: skip
-        save_labelled_rows(paths.metrics / f"{name}.png", rows)
+        save_labelled_rows(paths.metrics / f"{name}.png", rows, f"{whose}: {name} of {kind} images")
         distances |= found
-    columns = [f"{weight:.2g}" for weight in editor.weights.tolist()]
-    save_labelled_rows(paths.metrics / "interpolation.png", editor.interpolation(), columns=columns)
+    first, *others = editor.interpolation()
+    rows = [Row(*first, [f"{weight:.2g}" for weight in editor.weights.tolist()]), *others]
+    save_labelled_rows(paths.metrics / "interpolation.png", rows, f"{whose}: between the noises of two {kind} images")
     write_csv(paths.metrics / "editing.csv", [{"change": key, "distance": value} for key, value in distances.items()])
 
 
@@ -65,7 +67,7 @@ class Editor:
     def noise(self) -> NoiseStreams:
         return self.model.noise(self.own.seed, range(len(self.images)))
 
-    def inpainting(self) -> tuple[list[Row], dict[str, float]]:
+    def inpainting(self) -> tuple[list[Labelled], dict[str, float]]:
         """Holes of a quarter and of a half of an image, drawn once and as often as the settings say; distances in the rim."""
         size, (middle, right) = self.images.shape[1], self.x0.new_ones(2, 1, 1, *self.images.shape[1:3])
         middle[..., size // 4 : size - size // 4, size // 4 : size - size // 4] = 0
@@ -87,7 +89,7 @@ class Editor:
         pieces = resampling(self.sampler.grid(self.schedule), times, self.own.jump)
         return last(resampled(walk, self.schedule, noise.draw(), pieces, noise))
 
-    def edits(self) -> tuple[list[Row], dict[str, float]]:
+    def edits(self) -> tuple[list[Labelled], dict[str, float]]:
         """A row for each strength."""
         rows, distances = [(self.kind, self.images)], {}
         for strength in self.own.strengths:
@@ -98,7 +100,7 @@ class Editor:
             distances[f"edit of strength {strength:g}"] = rms_distance(edited, self.images)
         return rows, distances
 
-    def reconstruction(self) -> tuple[list[Row], dict[str, float]]:
+    def reconstruction(self) -> tuple[list[Labelled], dict[str, float]]:
         """The noise that DDIM's inversion finds, and what is made of it, over fewer and over all steps."""
         rows, distances = [(self.kind, self.images)], {}
         for steps in sorted({max(1, self.own.steps // 5), self.own.steps}):
@@ -108,7 +110,7 @@ class Editor:
             distances[f"reconstruction, {walk.label}"] = rms_distance(made, self.images)
         return rows, distances
 
-    def interpolation(self) -> list[Row]:
+    def interpolation(self) -> list[Labelled]:
         """A row for each pair of encoded images: from the first to the second."""
         walk, rows = sampler_of(f"ddim {self.own.steps}"), []
         noise = self.encoded(walk)
