@@ -46,8 +46,8 @@ def main(paths: Paths) -> None:
         save_labelled_rows(paths.metrics / f"{name}.png", rows, f"{whose}: {name} of {kind} images")
         distances |= found
     first, *others = editor.interpolation()
-    rows = [Row(*first, [f"{weight:.2g}" for weight in editor.weights.tolist()]), *others]
-    save_labelled_rows(paths.metrics / "interpolation.png", rows, f"{whose}: between the noises of two {kind} images")
+    mixed: list[Row | Labelled] = [Row(*first, [f"{weight:.2g}" for weight in editor.weights.tolist()]), *others]
+    save_labelled_rows(paths.metrics / "interpolation.png", mixed, f"{whose}: between the noises of two {kind} images")
     write_csv(paths.metrics / "editing.csv", [{"change": key, "distance": value} for key, value in distances.items()])
 
 

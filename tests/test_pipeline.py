@@ -488,6 +488,6 @@ def test_the_published_scale_has_the_same_pipeline(fresh: Checkout) -> None:
 def test_every_pipeline_that_dvc_sees_has_run() -> None:
     """`dvc pull`, `dvc checkout` and `dvc exp apply` fail where a pipeline has an output that was never made."""
     hidden = {line.strip("/") for line in (ROOT / ".dvcignore").read_text().splitlines()}
-    for folder in (".", "small", "full"):
+    for folder in (".", "small", "gpu", "full"):
         if folder not in hidden:
             assert (ROOT / folder / "dvc.lock").exists(), f"{folder}: run the pipeline, or hide it in .dvcignore"

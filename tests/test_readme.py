@@ -59,7 +59,7 @@ def test_the_table_of_quality_is_sorted_by_kid_above_its_floor(monkeypatch: pyte
     for module in ("stages", "tools.results"):
         monkeypatch.setattr(f"{module}.ROOT", tmp_path)
     names = ["unmeasured", "faces", "near", "far"]
-    for scale, recipes in (("small", names), ("full", [])):
+    for scale, recipes in (("small", names), ("gpu", []), ("full", [])):
         (tmp_path / scale).mkdir()
         (tmp_path / scale / "params.yaml").write_text(json.dumps({"recipe_names": recipes}))
     measure(tmp_path, "unmeasured", "cifar10")
