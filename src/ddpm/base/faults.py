@@ -15,6 +15,12 @@ class Fault(Exception):
 # What torch's RuntimeError says where memory is short: on a CPU it raises no MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory", "std::bad_alloc")
 
+# What the system says of a place that cannot be read or written as it is.
+_PLACES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENXIO,
+)  # fmt: skip
+
 
 def wants_memory(error: BaseException) -> bool:
     """Whether `error` says that the machine or the GPU has too little memory."""
@@ -27,7 +33,7 @@ def wants_memory(error: BaseException) -> bool:
 
 @contextmanager
 def faults_reported() -> Iterator[None]:
-    """Turn a Fault, a full disk or too little memory into one message on stderr and exit status 1, without a traceback."""
+    """Turn a Fault, a disk or place that refuses or too little memory into one message on stderr and exit status 1, without a traceback."""
     try:
         yield
     except Fault as fault:
@@ -39,6 +45,8 @@ def faults_reported() -> Iterator[None]:
                 f"error: too little memory ({said}); what was saved before is whole. Close other programs, or take less with "
                 "train.accumulate, a smaller train.channels, or drawing.batch_size; the same command does the rest"
             )
-        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(f"error: {error.filename or 'the disk'}: {error.strerror}; make room, and the same command does the rest")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"error: {error.filename or 'the disk'}: {error.strerror}; make room, and the same command does the rest")
+        if isinstance(error, OSError) and error.errno in _PLACES and error.filename is not None:
+            sys.exit(f"error: {error.filename}: {error.strerror}; mend this, and the same command does the rest")
+        raise

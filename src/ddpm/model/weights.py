@@ -161,6 +161,8 @@ def _settings(path: Path, metadata: dict[str, Any], found: dict[str, Any]) -> Mo
     blocks = len(config.channels) * config.num_res + config.neck_length
     if blocks > len(found):  # each has several; to build them only to compare could take for ever
         raise Fault(f"{path}: the weights do not fit: its header asks for {blocks} blocks, and it has {len(found)} tensors")
+    if (size := metadata["data"]["size"]) <= (least := 2 ** (len(config.channels) - 2)):
+        raise Fault(f"{path}: its header: data.size = {size}; accepted: more than {least:g} for {len(config.channels)} levels")
     if config.context_dim != len(metadata["classes"]):
         raise Fault(
             f"{path}: its header names {len(metadata['classes'])} classes; accepted: context_dim = {config.context_dim}"

@@ -38,6 +38,9 @@ from ddpm.training.settings import TrainConfig
 
 # What torch's RuntimeError says of bytes that it cannot decode. Any other may be the machine's fault, and the file good.
 _DAMAGE = (
+    "hasRecord",
+    "inline_container",
+    "record size",
     "PytorchStreamReader",
     "storage",
     "Storage",
