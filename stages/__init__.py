@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from pydantic import ConfigDict, Field, field_validator  # noqa: E402
 
 from ddpm.base.faults import Fault, faults_reported  # noqa: E402
-from ddpm.base.files import read_json  # noqa: E402
+from ddpm.base.files import check_regular, read_json  # noqa: E402
 from ddpm.base.settings import NAME, NAME_IN_WORDS, Count, Model, Strict, Whole, validate  # noqa: E402
 
 # DVC names the main checkout in DVC_ROOT even inside a temporary experiment's copy: resumable state and archives stay there.
@@ -178,10 +178,13 @@ def params_file(scale: str) -> Path:
 def load_params(scale: str) -> dict[str, Any]:
     """The parsed params.yaml of `scale`. Raises Fault if it is no YAML."""
     path = params_file(scale)
+    check_regular(path)
     try:
-        params: dict[str, Any] = load_yaml(path.read_text())
-    except yaml.YAMLError as error:
+        params = load_yaml(path.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no text, a number of thousands of digits, too deep
         raise Fault(f"{shown(path)}: {error}") from None
+    if not isinstance(params, dict):
+        raise Fault(f"{shown(path)}: holds {type(params).__name__}; accepted: sections of settings")
     return params
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import multiprocessing
+import os
 import re
+import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -48,11 +52,16 @@ class Server:
         if self.mode.isdigit():
             handler.send_error(int(self.mode))
             return
+        if self.mode.startswith("to "):
+            handler.send_response(302)
+            handler.send_header("Location", self.mode[3:])
+            handler.end_headers()
+            return
         if self.mode == "html":
             body = b"<html>Quota exceeded</html>"
             handler.send_response(200)
             handler.send_header("Content-Type", "text/html; charset=utf-8")
-        elif header and self.mode != "no ranges":
+        elif header and self.mode not in ("no ranges", "no length") and not self.mode.startswith("length"):
             match = re.fullmatch(r"bytes=(\d+)-", header)
             assert match
             start = int(match[1])
@@ -62,9 +71,25 @@ class Server:
         else:
             body = self.content
             handler.send_response(200)
-        if self.mode != "no length":
+        if self.mode.startswith("length "):
+            handler.send_header("Content-Length", self.mode[7:])
+        elif self.mode != "no length":
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
+        if self.mode in ("trickle", "reset", "half"):
+            body = body[: (len(body) + 1) // 2]
+            self.sent += len(body)
+            for start in range(0, len(body), 50 if self.mode == "trickle" else 50_000):
+                try:
+                    handler.wfile.write(body[start : start + (50 if self.mode == "trickle" else 50_000)])
+                except OSError:  # the client has had enough
+                    return
+                time.sleep(0.02 if self.mode != "half" else 0)
+            if self.mode == "reset":  # the system drops what it has not sent, and says so to the client
+                handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                handler.connection.close()
+            handler.close_connection = True
+            return
         if self.cut_after:
             body, self.cut_after = body[: self.cut_after], 0
         self.sent += len(body)  # before it is sent: the client may look as soon as it has all
@@ -222,6 +247,117 @@ def test_another_file_of_that_name_is_kept_aside(tmp_path: Path, serve: Any) -> 
     fetch(described(serve().url), tmp_path)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
     assert (tmp_path / "file.bin.other").read_bytes() == b"a person's own"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [(CONTENT + b"more", "no length"), (CONTENT + b"more", "length abc"), (b"y" + CONTENT[1:], "no ranges"), (b"?", "404")],
+)
+def test_a_right_part_survives_a_server_that_is_wrong(tmp_path: Path, serve: Any, content: bytes, mode: str) -> None:
+    """An answer from the first byte on, too long or of other bytes, and one that is longer than it should be."""
+    part = tmp_path / "file.bin.part"
+    part.write_bytes(CONTENT[:200_000])
+    with pytest.raises(Fault):
+        fetch(described(serve(content, "ranges").url if mode == "404" else serve(content, mode).url), tmp_path)
+    assert part.read_bytes() == CONTENT[:200_000]
+    assert listing(tmp_path) == {"file.bin.part"}
+    good = serve()
+    fetch(described(good.url), tmp_path)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert good.ranges == ["bytes=200000-"]
+
+
+def test_a_right_part_survives_a_range_that_is_too_long(tmp_path: Path, serve: Any) -> None:
+    server = serve(CONTENT + b"more")
+    whole = described(server.url)
+    (tmp_path / "file.bin.part").write_bytes(CONTENT[:200_000])
+    answer = server.answer
+
+    def lie(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_header = lambda name, value: type(handler).send_header(  # type: ignore[method-assign]
+            handler, name, value.replace("300003/300004", "299999/300000")
+        )
+        answer(handler)
+
+    server.answer = lie
+    with pytest.raises(Fault, match="sends more than 300000 bytes"):
+        fetch(whole, tmp_path)
+    assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:200_000]
+
+
+@pytest.mark.parametrize("mode", ["half", "no ranges"])
+@pytest.mark.parametrize("content", [CONTENT, b"y" * len(CONTENT)])
+def test_a_server_that_always_breaks_off_is_asked_a_bounded_number_of_times(
+    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch, mode: str, content: bytes
+) -> None:
+    monkeypatch.setattr(fetch_module, "TRIES", 30)
+    monkeypatch.setattr(fetch_module, "FRUIT", 1)
+    server = serve(content, mode)
+    if mode == "no ranges":
+        answer = server.answer
+
+        def cut(handler: BaseHTTPRequestHandler) -> None:
+            server.cut_after = 150_000
+            answer(handler)
+
+        server.answer = cut
+    try:
+        fetch(described(server.url), tmp_path)
+        assert content == CONTENT
+        assert mode == "half", "which goes on where it broke off"
+    except Fault:
+        assert mode == "no ranges" or content != CONTENT
+    assert len(server.ranges) <= 30
+
+
+def test_what_arrived_before_a_reset_is_kept(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_module, "TRIES", 1)
+    with pytest.raises(Fault):
+        fetch(described(serve(mode="reset").url), tmp_path)
+    kept = (tmp_path / "file.bin.part").read_bytes()
+    assert 100_000 <= len(kept) <= 150_000
+    assert CONTENT.startswith(kept)
+
+
+def test_a_trickle_is_given_up(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_module, "LEAST", (100_000, 0.2))
+    server = serve(mode="trickle")
+    with pytest.raises(Fault, match="bytes a second; fewer than 100000 are given up"):
+        fetch(described(server.url), tmp_path)
+    assert len(server.ranges) == fetch_module.RETRIES
+
+
+@pytest.mark.parametrize("written", ["abc", "300000, 300000", "", "-1", "9" * 400])
+def test_a_length_that_is_no_number_says_nothing(tmp_path: Path, serve: Any, written: str) -> None:
+    fetch(described(serve(mode=f"length {written}").url), tmp_path)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["http://[bad/", "http://" + "a" * 100 + ".example/", "http://host:port/", "http://a b/", "file:///etc/passwd", "//"],
+)
+def test_a_redirection_to_no_address_is_a_refusal(tmp_path: Path, serve: Any, place: str) -> None:
+    bad, good = serve(mode=f"to {place}"), serve()
+    with pytest.raises(Fault, match=re.escape(f"{bad.url}: ")):
+        fetch(described(bad.url), tmp_path)
+    fetch(described(bad.url, good.url), tmp_path)
+    assert listing(tmp_path) == {"file.bin"}
+
+
+@pytest.mark.parametrize("page", [b"<html>quota", b"\n <!DOCTYPE html>quota"])
+def test_a_page_that_is_called_a_file_is_not_kept(tmp_path: Path, serve: Any, page: bytes) -> None:
+    with pytest.raises(Fault, match="answers with a web page"):
+        fetch(described(serve(page, "no length").url), tmp_path)
+    assert listing(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["file.bin", "file.bin.part"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, serve: Any, name: str, make: Any) -> None:
+    make(tmp_path / name)
+    with pytest.raises(Fault, match=rf"{re.escape(str(tmp_path / name))}: .*move it away"):
+        fetch(described(serve().url), tmp_path)
 
 
 def test_two_processes_fetch_one_file_once(tmp_path: Path, serve: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
@@ -450,6 +452,101 @@ def test_too_little_memory_is_not_damage(
     assert contents(folder) == saved_twice
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE])
+@pytest.mark.parametrize("start", ["normal", "fresh"])
+def test_what_cannot_be_read_is_not_damage(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, saved_twice: dict[str, bytes], number: int, start: str
+) -> None:
+    """FRESH=1 included: it would have removed what it could not look into."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(folder.path / "state-000004.pt"))
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(Fault, match=rf"state-000004\.pt: cannot be read \(.*{os.strerror(number)}"):
+        folder.clear() if start == "fresh" else folder.restore(new_state(train_config(), CPU), 10)
+    assert contents(folder) == saved_twice
+
+
+SHORT = """
+import resource, sys
+from pathlib import Path
+import torch
+from ddpm.base.faults import faults_reported
+from ddpm.training.loop import new_state
+from ddpm.training.states import StateFolder, state_key
+from tiny import train_config
+config = train_config(channels=[64, 128])
+folder = StateFolder(Path(sys.argv[1]), state_key(config, "data", "code"))
+state = new_state(config, torch.device("cpu"))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + int(sys.argv[2]), -1))
+try:
+    with faults_reported():
+        folder.restore(state, 10)
+finally:
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))  # what torch does at the end needs some
+print("restored", state.step)
+"""
+
+
+@pytest.mark.parametrize("room", [0, 15_000_000])
+def test_too_little_memory_changes_nothing_on_disk(tmp_path: Path, room: int) -> None:
+    """With a real limit: torch says RuntimeError, not MemoryError, where a file of 11 MB cannot be mapped or read."""
+    config = train_config(channels=[64, 128])
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    for state.step in (2, 4):
+        folder.save(state, protect=10)
+    before = contents(folder)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SHORT, str(tmp_path), str(room)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^error: .*too little memory", done.stderr, re.MULTILINE), done.stderr
+    assert contents(folder) == before
+
+
+NO_FILES = [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: os.symlink("nothing", path)]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+@pytest.mark.parametrize("name", ["state-000006.pt", "raw-000010.safetensors", "raw-000010.sha256"])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    folder: StateFolder, saved_twice: dict[str, bytes], make: Callable[[Path], None], name: str
+) -> None:
+    config = train_config()
+    if name == "raw-000010.sha256":
+        folder.save_raw(10, new_state(config, CPU).network, {})
+        (folder.path / name).unlink()
+    make(folder.path / name)
+    with pytest.raises(Fault, match=rf"{name}: .*move it away, and the same command continues"):
+        session.resume(new_state(config, CPU), config, folder, folder.path / "models")
+    assert contents(folder, "state-00000[24].pt") == saved_twice
+
+
+def test_folders_among_the_files_that_were_set_aside_do_no_harm(folder: StateFolder) -> None:
+    for number in (1, 2, 3):
+        (folder.path / f"state-000001.pt.damaged-{number}").mkdir()
+    newest = folder.path / "state-000004.pt"
+    newest.write_bytes(b"")
+    state = new_state(train_config(), CPU)
+    assert len(folder.restore(state, 10)) == 1
+    assert state.step == 2
+
+
+def test_a_start_at_0_beside_states_that_were_set_aside_says_so(folder: StateFolder) -> None:
+    config = train_config()
+    for path in folder.path.glob("state-*"):
+        path.write_bytes(b"")
+    state = new_state(config, CPU)
+    folder.restore(state, 10)
+    for restart in (folder, StateFolder(folder.path.parent, folder.key)):  # the next start too, which finds no state at all
+        line = session.opening_lines("a", state, config, restart)[1]
+        assert line.startswith("starting at step 0")
+        assert "state-000002.pt.damaged-1, state-000004.pt.damaged-1" in line
+
+
 def test_files_of_other_names_are_no_states(folder: StateFolder, saved_twice: dict[str, bytes]) -> None:
     for name in ("state-4.pt", "state-000005 (copy).pt", "state-best.pt"):
         (folder.path / name).write_bytes(saved_twice["state-000002.pt"])
@@ -485,6 +582,44 @@ def test_kept_weights_are_checked(folder: StateFolder) -> None:
     assert line.startswith(f"{folder.raw_path(2)} is damaged (wrong checksum")
     assert [step for step in config.kept_steps if folder.raw_path(step).exists()] == []
     assert (folder.path / "raw-000002.safetensors.damaged-1").read_bytes() == damaged
+
+
+def test_kept_weights_that_were_exchanged_with_their_checksums_are_noticed(folder: StateFolder, tmp_path: Path) -> None:
+    config = train_config(checkpoints=[2, 4])  # and 10
+    network = new_state(config, CPU).network
+    for step in config.kept_steps:
+        folder.save_raw(step, network, {"step": step})
+    for ending in ("safetensors", "sha256"):
+        first, second = (folder.path / f"raw-00000{step}.{ending}" for step in (2, 4))
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    other = folder_of(train_config(lr=0.5), tmp_path)  # another training's, of the right step
+    other.save_raw(10, network, {"step": 10})
+    for ending in ("safetensors", "sha256"):
+        (folder.path / f"raw-000010.{ending}").write_bytes((other.path / f"raw-000010.{ending}").read_bytes())
+    lines = folder.check_raws(config)
+    key = folder.path.name
+    for line, step, of in zip(lines, (2, 4, 10), (f"4 of {key}", f"2 of {key}", f"10 of {other.path.name}"), strict=True):
+        assert f"raw-0000{step:02d}.safetensors holds step {of}, not step {step} of {key}" in line
+    assert [step for step in config.kept_steps if folder.raw_path(step).exists()] == []
+    assert len(contents(folder, "raw-*.foreign-1")) == 3
+
+
+def test_a_continued_training_publishes_what_a_fresh_one_does(tmp_path: Path) -> None:
+    """In particular the settings and the origin in the headers of weights that an earlier, shorter run kept."""
+    short, long = train_config(steps=4, checkpoints=[2]), train_config(steps=10, checkpoints=[2, 4])
+    published = []
+    for name, runs in (("continued", [(short, "an origin"), (long, "another")]), ("fresh", [(long, "another")])):
+        for config, origin in runs:
+            folder, state, models = folder_of(config, tmp_path / name), new_state(config, CPU), tmp_path / name / "models"
+            metadata = {"config": config.model_dump(), "data": {"origin": origin}}
+            session.resume(state, config, folder, models)
+            session.run(state, config, folder, Stop(state, lambda step: None), IMAGES, None, 0.0, metadata)  # type: ignore[arg-type]
+            session.publish(state, config, folder, metadata, models)
+        published.append({path.name: path.read_bytes() for path in models.iterdir()})
+    assert len(published[0]) == 4
+    assert published[0] == published[1]
 
 
 class Payload:

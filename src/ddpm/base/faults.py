@@ -33,7 +33,7 @@ def wants_memory(error: BaseException) -> bool:
 
 @contextmanager
 def faults_reported() -> Iterator[None]:
-    """Turn a Fault, a disk or place that refuses or too little memory into one message on stderr and exit status 1, without a traceback."""
+    """Turn a Fault, a place that refuses or too little memory into one message on stderr and exit status 1, no traceback."""
     try:
         yield
     except Fault as fault:
