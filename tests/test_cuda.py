@@ -185,7 +185,7 @@ def test_a_gpu_draws_the_noise_of_a_cpu() -> None:
 def test_a_gpu_draws_the_images_of_a_cpu(sampler: str, tmp_path: Path) -> None:
     """The same seed, the same images, in fp32 and at any batch size."""
     config = train_config(channels=[8, 16], prediction="v")
-    facts = {"size": 16, "dataset": "sprites", "mean": [0.5] * 3, "std": [0.5] * 3}
+    facts = {"size": 16, "count": 8, "origin": "test", "dataset": "sprites", "mean": [0.5] * 3, "std": [0.5] * 3}
     file = tmp_path / "ema.safetensors"
     metadata = {"config": config.model_dump(), "step": 1, "kind": "ema", "data": facts, "classes": []}
     save_weights(file, randomised(build_network(config)), metadata)

@@ -205,6 +205,21 @@ ALIKE = '"""Doc."""\n# note\ndef f(x):\n    """Doc."""\n\n    return (x +  1)\n'
 OTHERS = [SOURCE.replace(*change) for change in [("1", "2"), ("+", "-"), ("f(", "g("), ("return", "x -= 1; return")]]
 
 
+def test_every_python_takes_the_same_fingerprint() -> None:
+    """A checkpoint trained by one is known to another, and a state is continued; each needs the standard library only."""
+    code = "from ddpm.training.fingerprint import code_fingerprint; print(code_fingerprint())"
+    found = {name for name in (f"python3.{minor}" for minor in range(10, 16)) if shutil.which(name)}
+    asked = 0
+    for name in sorted(found):
+        env = os.environ | {"PYTHONPATH": str(Path(fingerprint.__file__).parents[2])}
+        done = subprocess.run([name, "-c", code], env=env, capture_output=True, text=True, check=False)
+        if done.returncode == 0:  # a name on the path may lead to nothing
+            assert done.stdout.strip() == code_fingerprint(), name
+            asked += 1
+    if not asked:
+        pytest.skip("no other Python here")
+
+
 @pytest.mark.parametrize("room", FINGERPRINTED)
 def test_the_fingerprint_ignores_comments_and_sees_formulas(tmp_path: Path, room: str) -> None:
     for name in (*FINGERPRINTED, "figures"):

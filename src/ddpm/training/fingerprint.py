@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from pathlib import Path
+from typing import Any
 
 FINGERPRINTED = ("base", "machine", "model", "training")  # the rooms of ddpm that the stage `train` depends on
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -22,5 +23,14 @@ def code_fingerprint(package: Path = Path(__file__).parents[1]) -> str:
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]
-        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{name}\n{_plain(tree)}\n".encode())
     return digest.hexdigest()
+
+
+def _plain(node: Any) -> Any:
+    """The syntax below `node` in lists and texts, alike in every Python: ast.dump names newer ones' empty fields."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    return [type(node).__name__, *((name, _plain(value)) for name, value in ast.iter_fields(node) if value not in (None, []))]
