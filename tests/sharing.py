@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import re
 import subprocess
 from pathlib import Path
 
 import yaml
 
-from conftest import Checkout
+from conftest import ROOT, Checkout
 from tiny import write_weights
 
 CHECKPOINT = "models/demo/cifar10/ema.safetensors"
 # As the real pipeline in what counts here: a folder that DVC keeps, made anew when a setting changes.
+RAW = 2_000_000  # bytes of the other file, which takes a moment to send
 PIPELINE = """
 stages:
   train:
     matrix: {name: [cifar10]}
-    cmd: mkdir -p models/demo/cifar10 && cp ${weights} models/demo/cifar10/ema.safetensors && echo raw > models/demo/cifar10/raw
-    params: [weights]
+    cmd: mkdir -p models/demo/cifar10 && cp ${weights} models/demo/cifar10/ema.safetensors && cp ${raw} models/demo/cifar10
+    params: [weights, raw]
     outs: [models/demo/cifar10]
 """
 
@@ -29,7 +32,8 @@ def stand_in(untouched: Checkout, path: Path) -> Checkout:
         write_weights(path.with_name(name), seed)
     (path / "dvc.yaml").write_text(PIPELINE)
     params = yaml.safe_load((path / "params.yaml").read_text())
-    params["weights"] = str(path.with_name("a"))
+    path.with_name("raw").write_bytes(random.Random(0).randbytes(RAW))
+    params |= {name: str(path.with_name(file)) for name, file in (("weights", "a"), ("raw", "raw"))}
     (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     checkout.dvc("repro", "--quiet")
     checkout.commit("trained")
@@ -59,9 +63,28 @@ def objects(folder: Path) -> dict[str, bytes]:
     return {path.parent.name + path.name: path.read_bytes() for path in sorted((folder / "files/md5").glob("*/*"))}
 
 
-def damage(file: Path) -> None:
-    """Change the last byte of an object, which looks as untouched as before."""
-    content, mode = file.read_bytes(), file.stat().st_mode
-    file.chmod(0o644)
-    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    file.chmod(mode)
+# --- The page ------------------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs/sharing.md").read_text()
+
+
+def sections() -> dict[str, list[list[str]]]:
+    """The blocks of commands under each heading of the page that has any; comments are left out."""
+    found: dict[str, list[list[str]]] = {}
+    for part in re.split(r"^##+ ", PAGE, flags=re.MULTILINE)[1:]:
+        blocks = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+        lines = [[re.sub(r"\s+# .*", "", line) for line in block.replace("\\\n", " ").splitlines()] for block in blocks]
+        if lines:
+            found[part.splitlines()[0]] = lines
+    return found
+
+
+def perform(checkout: Checkout, lines: list[str], places: dict[str, str] | None = None) -> str:
+    """Run commands of the page in `checkout` by one shell, with the whole words in `places` replaced; what they wrote."""
+    script = "\n".join(lines)
+    for written, real in (places or {}).items():
+        script = re.sub(rf"(?<!\w){re.escape(written)}(?!\w)", lambda _, real=real: real, script)
+    pip = r"pip install -e '\.\[(\w+)\]'\n"  # which the tests have, or skip
+    for extra in re.findall(pip, script):
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    return checkout.run("bash", "-e", "-c", re.sub(pip, "", script))

@@ -9,7 +9,8 @@ import pytest
 from dvc.config import Config
 
 from conftest import ROOT, Checkout
-from sharing import CHECKPOINT, clone, damage, objects, stand_in, trained, weights
+from servers import damage_in
+from sharing import CHECKPOINT, clone, objects, perform, sections, stand_in, trained, weights
 
 REFUSED = "/dev/null/store-takes-no-experiments--see-docs-sharing"
 
@@ -30,7 +31,7 @@ def shared(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Che
 def project(shared: Checkout, tmp_path: Path) -> Checkout:
     """A copy of `shared` of this test's own, and its origin."""
     copy = shared.path.parent
-    for name in "abc":
+    for name in ("a", "b", "c", "raw"):
         (tmp_path / name).write_bytes((copy / name).read_bytes())
     checkout = shared.copy(tmp_path / "project")
     checkout.run("cp", "-R", copy / "origin.git", tmp_path / "origin.git")
@@ -48,6 +49,27 @@ def test_the_stores_address_leads_nowhere_from_the_root() -> None:
     assert Config._resolve("/.dvc", written) == REFUSED
     with pytest.raises(NotADirectoryError):
         os.makedirs(REFUSED)
+
+
+def test_the_commands_of_the_page_are_run() -> None:
+    """Every heading that has any is named by a test, which takes its blocks one by one."""
+    tests = "".join((ROOT / "tests" / f"test_{name}.py").read_text() for name in ("sharing", "remotes", "team"))
+    assert len(sections()) >= 10
+    assert [heading for heading in sections() if f'"{heading}"' not in tests] == []
+
+
+@pytest.mark.slow
+def test_the_store_travels_with_git(project: Checkout, tmp_path: Path) -> None:
+    pull, push = sections()["The store"]
+    other = clone(project, tmp_path / "elsewhere/clone")
+    perform(other, pull)
+    assert list(other.path.glob("samples/demo-cifar10-*.png"))
+    project.params(weights=str(tmp_path / "b"))
+    project.dvc("repro", "--quiet")
+    perform(project, push)
+    other.git("pull", "--quiet")
+    other.dvc("pull")
+    assert trained(other) == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.slow
@@ -87,8 +109,7 @@ def test_a_damaged_object_is_named_and_replaced(project: Checkout, tmp_path: Pat
     """Pushed again, DVC leaves it as it is; `tools.verify --repair` where it is whole mends the store, and git carries it."""
     whole = objects(project.path / "store")
     name = next(name for name, content in whole.items() if content == trained(project))
-    damaged = project.path / "store/files/md5" / name[:2] / name[2:]
-    damage(damaged)
+    damage_in(project.path / "store")(name)
     project.commit("damage")
     other = clone(project, tmp_path / "elsewhere/clone")
     assert "Checkout failed for following targets:\nmodels/demo/cifar10" in other.dvc("pull", rc=None)
@@ -102,6 +123,8 @@ def test_a_damaged_object_is_named_and_replaced(project: Checkout, tmp_path: Pat
     assert objects(project.path / "store") != whole
     assert "3 whole, 0 missing" in project.python("-m", "tools.verify", "--repair")
     assert objects(project.path / "store") == whole
+    (block,) = sections()["Damaged and missing objects"]
+    assert perform(project, block).count("3 whole, 0 missing") == len(block) == 2
     project.commit("repaired")
     other.git("pull", "--quiet")
     other.dvc("pull")

@@ -34,6 +34,7 @@ from ddpm.sampling import load
 from stages import ROOT, SCALES, Paths, load_yaml, params_file, shown
 from tools.revisions import read_file, resolve
 from tools.sample import positive
+from tools.tables import aligned
 
 WORKSPACE = "workspace"  # DVC's word for the working tree
 BETTER = {
@@ -170,16 +171,6 @@ def row(key: str, a: dict[str, Any], b: dict[str, Any], comparable: bool) -> lis
 def readable(value: Any) -> str:
     """A number for people; nothing for None."""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def aligned(table: list[list[str]]) -> list[str]:
-    """The lines of a table: the first and the last column flush left, the numbers between them flush right."""
-    columns = [(max(map(len, column)), 0 < i < len(table[0]) - 1) for i, column in enumerate(zip(*table, strict=True))]
-    padded = [
-        [cell.rjust(width) if right else cell.ljust(width) for cell, (width, right) in zip(row, columns, strict=True)]
-        for row in table
-    ]
-    return ["  ".join(row).rstrip() for row in padded]
 
 
 def report(sides: tuple[Side, Side], scale: str, recipe: str) -> str:

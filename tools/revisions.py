@@ -13,11 +13,11 @@ ACCEPTED = "a commit, branch or tag of git, or the name of an experiment (`dvc e
 
 def resolve(name: str) -> str:
     """The hash of the commit that `name` names: for git if it knows the name, else as an experiment of DVC. Raises Fault."""
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if commit:
         return commit.decode().strip()
     # refs/exps/<2 digits of the commit it starts from>/<the other 38>/<name>
-    listed = (_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or b"").decode().splitlines()
+    listed = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or b"").decode().splitlines()
     refs = [line.split(" ", 1) for line in listed]
     found = {commit for commit, ref in refs if len(ref.split("/", 4)) == 5 and ref.split("/", 4)[4] == name}
     if len(found) > 1:
@@ -33,10 +33,10 @@ def read_file(revision: str | None, path: str) -> bytes | None:
     if revision is None:
         file = ROOT / path
         return file.read_bytes() if file.is_file() else None
-    return _git("cat-file", "blob", f"{revision}:./{path}")
+    return git("cat-file", "blob", f"{revision}:./{path}")
 
 
-def _git(*arguments: str) -> bytes | None:
+def git(*arguments: str) -> bytes | None:
     """What git says; None where it refuses. Raises Fault where there is no git, or no repository."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, env=os.environ | {"LC_ALL": "C"}, capture_output=True)

@@ -50,7 +50,7 @@ def examined(repo: Any, remote: str | None) -> list[Found]:
     """What `remote` (None: the default) has of every output of the working tree. Raises what the remote's library raises."""
     store, found = repo.cloud.get_remote(remote).odb, []
     for out in repo.index.outs:
-        if not out.use_cache or not out.hash_info:
+        if not out.use_cache or not out.hash_info or out.stage.is_repo_import:  # which lies in its own repository's remote
             continue
         path, name = shown(Path(out.fs_path)), out.hash_info.value
         found.append(Found(path, name, state(store, name)))
@@ -63,6 +63,7 @@ def examined(repo: Any, remote: str | None) -> list[Found]:
 
 
 def read(store: Any, name: str) -> bytes:
+    """What the object database `store` has under `name`. Raises FileNotFoundError."""
     with store.fs.open(store.oid_to_path(name), "rb") as file:
         content: bytes = file.read()
     return content
