@@ -190,7 +190,7 @@ def facts(model: Model, path: Path, sampler: Sampler, precision: str, measures: 
         "file": path.name, "sha256": sha256_of(path), "precision": precision,
         "shape": model.shape, "classes": model.classes,
         "alpha_bar": model.schedule.alpha_bar.tolist(),
-        "sampler": sampler.label, "grid": sampler.grid(model.schedule),
+        "sampler": sampler.label, "spacing": sampler.spacing, "grid": sampler.grid(model.schedule),
         "card": model.metadata,
         "measures": json.loads(measures.read_text()) if measures and measures.exists() else {},
     }  # fmt: skip
