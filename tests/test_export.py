@@ -15,10 +15,8 @@ from PIL import Image
 
 from conftest import ROOT
 from ddpm.base.faults import Fault
-from ddpm.model.unet import build_network
-from ddpm.model.weights import save_weights
 from ddpm.sampling import Model, load
-from tiny import train_config
+from tiny import checkpoint
 from tools import export
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
@@ -33,19 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "downsample": "max_pool", "context_dim": 2,
     },
 }  # fmt: skip
-
-
-def checkpoint(path: Path, seed: int = 0, size: int = 8, **changes: Any) -> Path:
-    config = train_config(num_timesteps=40, **changes)
-    data = {"size": size, "count": 3, "origin": "test"}
-    classes = [f"kind {i}" for i in range(config.context_dim)]
-    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": data, "classes": classes}
-    network, generator = build_network(config, seed), torch.Generator().manual_seed(seed)
-    with torch.no_grad():  # no zeros; with larger weights roundings would grow, as they do in no trained network
-        for parameter in network.parameters():
-            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
-    save_weights(path, network, metadata)
-    return path
 
 
 def model_of(path: Path) -> Model:

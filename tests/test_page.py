@@ -23,7 +23,8 @@ from ddpm.sampling import load
 from ddpm.sampling.grid import timestep_grid
 from ddpm.sampling.noise import NoiseStreams
 from stages import WORK
-from test_export import KINDS, checkpoint, model_of
+from test_export import KINDS, model_of
+from tiny import checkpoint
 from tools.page import __main__ as command
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ddpm.model.unet import build_network
+from ddpm.model.weights import save_weights
 from ddpm.training.settings import TrainConfig
 
 SETTINGS: dict[str, Any] = {
@@ -67,3 +70,17 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return network
+
+
+def checkpoint(path: Path, seed: int = 0, size: int = 8, **changes: Any) -> Path:
+    """Write the weights of a network of `changes` that draws images of `size` pixels a side to `path`; returns that."""
+    config = train_config(num_timesteps=40, **changes)
+    data = {"size": size, "count": 3, "origin": "test"}
+    classes = [f"kind {i}" for i in range(config.context_dim)]
+    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": data, "classes": classes}
+    network, generator = build_network(config, seed), torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # no zeros; with larger weights roundings would grow, as they do in no trained network
+        for parameter in network.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    save_weights(path, network, metadata)
+    return path
