@@ -41,11 +41,10 @@ def main(paths: Paths) -> None:
     distances: dict[str, float] = {}
     for name, (rows, found) in {
         "inpainting": editor.inpainting(), "edits": editor.edits(), "reconstruction": editor.reconstruction(),
+        "interpolation": (editor.interpolation(), {}),
     }.items():  # fmt: skip
         save_labelled_rows(paths.metrics / f"{name}.png", rows)
         distances |= found
-    columns = [f"{weight:.2g}" for weight in editor.weights.tolist()]
-    save_labelled_rows(paths.metrics / "interpolation.png", editor.interpolation(), columns=columns)
     write_csv(paths.metrics / "editing.csv", [{"change": key, "distance": value} for key, value in distances.items()])
 
 
@@ -58,7 +57,7 @@ class Editor:
 
     def __init__(self, model: Model, own: EditingFigure, sampler: Sampler, images: np.ndarray, kind: str) -> None:
         self.model, self.schedule, self.own, self.sampler = model, model.schedule, own, sampler
-        self.images, self.kind, self.weights = images, kind, torch.linspace(0, 1, len(images))
+        self.images, self.kind = images, kind
         self.x0 = to_float(torch.from_numpy(images)).contiguous().to(model.device)
         self.denoiser: Denoise = model.denoiser(calls=own.steps * own.times * len(images))
 
@@ -111,10 +110,10 @@ class Editor:
     def interpolation(self) -> list[Row]:
         """A row for each pair of encoded images: from the first to the second."""
         walk, rows = sampler_of(f"ddim {self.own.steps}"), []
-        noise = self.encoded(walk)
+        noise, weights = self.encoded(walk), torch.linspace(0, 1, len(self.images))
         for first in range(0, min(2 * PAIRS, max(1, len(noise) - 1)), 2):
             second = (first + 1) % len(noise)  # of a single image itself
-            between = slerp(noise[first], noise[second], self.weights)
+            between = slerp(noise[first], noise[second], weights)
             rows.append((f"{self.kind}\n{first} to {second}", self.decoded(between, walk)))
         return rows
 

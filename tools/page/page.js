@@ -63,7 +63,7 @@ function picture(values, images, stretched = false) {
   const data = new ImageData(perRow * (width + MARGIN) - MARGIN, Math.ceil(images / perRow) * (height + MARGIN) - MARGIN);
   for (let image = 0; image < images; image++) {
     const own = values.subarray(image * channels * area, (image + 1) * channels * area);
-    const [least, greatest] = stretched ? [Math.min(...own), Math.max(...own)] : [-1, 1];
+    const [least, greatest] = stretched ? [own.reduce((a, b) => Math.min(a, b)), own.reduce((a, b) => Math.max(a, b))] : [-1, 1];
     const left = (image % perRow) * (width + MARGIN), top = Math.floor(image / perRow) * (height + MARGIN);
     for (let pixel = 0; pixel < area; pixel++) {
       const place = 4 * ((top + Math.floor(pixel / width)) * data.width + left + (pixel % width));
