@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm.base.files import write_csv
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, rim, slerp
-from ddpm.figures.pictures import Row, rms_distance, save_labelled_rows
+from ddpm.figures.pictures import rms_distance, save_labelled_rows
 from ddpm.figures.settings import EditingFigure, FiguresConfig
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.sampling import Model, load
@@ -42,12 +42,10 @@ def main(paths: Paths) -> None:
     whose = f"{paths.recipe} ({paths.scale}), step {model.step:,}, seed {own.seed}"
     for name, (rows, found) in {
         "inpainting": editor.inpainting(), "edits": editor.edits(), "reconstruction": editor.reconstruction(),
+        "interpolation": (editor.interpolation(), {}),
     }.items():  # fmt: skip
         save_labelled_rows(paths.metrics / f"{name}.png", rows, f"{whose}: {name} of {kind} images")
         distances |= found
-    first, *others = editor.interpolation()
-    mixed: list[Row | Labelled] = [Row(*first, [f"{weight:.2g}" for weight in editor.weights.tolist()]), *others]
-    save_labelled_rows(paths.metrics / "interpolation.png", mixed, f"{whose}: between the noises of two {kind} images")
     write_csv(paths.metrics / "editing.csv", [{"change": key, "distance": value} for key, value in distances.items()])
 
 
@@ -60,7 +58,7 @@ class Editor:
 
     def __init__(self, model: Model, own: EditingFigure, sampler: Sampler, images: np.ndarray, kind: str) -> None:
         self.model, self.schedule, self.own, self.sampler = model, model.schedule, own, sampler
-        self.images, self.kind, self.weights = images, kind, torch.linspace(0, 1, len(images))
+        self.images, self.kind = images, kind
         self.x0 = to_float(torch.from_numpy(images)).contiguous().to(model.device)
         self.denoiser: Denoise = model.denoiser(calls=own.steps * own.times * len(images))
 
@@ -113,10 +111,10 @@ class Editor:
     def interpolation(self) -> list[Labelled]:
         """A row for each pair of encoded images: from the first to the second."""
         walk, rows = sampler_of(f"ddim {self.own.steps}"), []
-        noise = self.encoded(walk)
+        noise, weights = self.encoded(walk), torch.linspace(0, 1, len(self.images))
         for first in range(0, min(2 * PAIRS, max(1, len(noise) - 1)), 2):
             second = (first + 1) % len(noise)  # of a single image itself
-            between = slerp(noise[first], noise[second], self.weights)
+            between = slerp(noise[first], noise[second], weights)
             rows.append((f"{self.kind}\n{first} to {second}", self.decoded(between, walk)))
         return rows
 

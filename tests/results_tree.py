@@ -49,7 +49,7 @@ class Tree:
         for figure, settings in TINY_FIGURES.items():
             params["figures"][figure] |= settings
         params["evaluation"] |= {"sampler": "unipc 4", "images": 20, "bound_images": 2}
-        params |= {"recipe_names": list(DATA), "conditional": ["sprites"], "editing": []}
+        params |= {"recipe_names": list(DATA), "conditional": ["sprites"], "editing": ["sprites"]}
         params["runtime"] |= {"device": "cpu", "workers": 1}
         params["recipes"] = {name: {"data": data} for name, data in DATA.items()}
         params["recipes"]["sprites"]["train"] = {"context_dim": 5, "flip": False}
@@ -107,6 +107,14 @@ class Tree:
         if conditional:
             images |= {"classes": rows(len(SPRITES) + 1), "guidance": rows(2)}
             named |= {"classes": [*SPRITES, "hero to\nmonster"], "guidance": ["guidance 0", "guidance 2"]}
+            again = ["drawn once", "drawn\n2 times"]
+            named |= {
+                "inpainting": ["held-out", "without\nmiddle", *again, "without\nright half", *again],
+                "edits": ["held-out", "strength\n0.5"],
+                "reconstruction": ["held-out", "its noise,\nDDIM 1", "and back", "its noise,\nDDIM 4", "and back"],
+                "interpolation": ["held-out\n0 to 1"],
+            }
+            images |= {name: rows(len(labels)) for name, labels in named.items() if name not in images}
             write_csv(metrics / "guidance.csv", [{"guidance": scale, "distance": 0.1, "to": 0.0} for scale in (0.0, 2.0)])
         for name, labels in named.items():
             save_labelled_rows(metrics / f"{name}.png", list(zip(labels, images[name], strict=True)))

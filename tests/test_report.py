@@ -110,6 +110,15 @@ def test_every_image_of_the_tree_is_on_the_page(tree: Tree, monkeypatch: pytest.
     for label, row in zip([*SPRITES[1:], "hero to monster"], tree.images["sprites"]["classes"][1:], strict=True):
         assert np.array_equal(section(page, "sprites").picture(f"Samples of the class: {label}"), sheet(row, 2))
     assert "Guidance" not in section(page, "cifar10").text, "it has no classes"
+    edited, images = section(page, "sprites"), tree.images["sprites"]
+    for alt, row in (
+        ("Inpainting: held-out image", images["inpainting"][0]),
+        ("Inpainting: right half, drawn 2 times", images["inpainting"][6]),
+        ("Edits: strength 0.5", images["edits"][1]), ("Reconstruction: and back by DDIM 4", images["reconstruction"][4]),
+        ("Interpolation: 0 to 1", images["interpolation"][0]),
+    ):  # fmt: skip
+        assert np.array_equal(edited.picture(alt), sheet(row, 2)), alt
+    assert "Given images" not in section(page, "cifar10").text
 
 
 def test_sliders_name_their_frames(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +171,7 @@ def test_data_are_called_what_they_are(tree: Tree, monkeypatch: pytest.MonkeyPat
 MADE = {
     "evaluate.json": "evaluate", "grid.png": "grid", "data.png": "overview", "loss.csv": "train", "solvers.csv": "solvers",
     "samplers.csv": "samplers", "progression.png": "progression", "path.gif": "path", "classes.png": "classes",
+    "inpainting.png": "editing",
 }  # fmt: skip
 ALSO_MADE = {
     "nearest.csv": "evaluate", "samplers.png": "samplers", "progression.csv": "progression", "guidance.csv": "classes",
@@ -199,7 +209,7 @@ def test_settings_that_differ_and_commands(tree: Tree, monkeypatch: pytest.Monke
         "--seed 0 --images 4 --per-row 2"
     )
     assert sample in text
-    assert "evaluate@sprites classes@sprites" in text
+    assert "evaluate@sprites classes@sprites editing@sprites" in text
     assert "classes@" not in section(page, "cifar10").text
 
 

@@ -79,3 +79,17 @@ def write_weights(path: Path, seed: int, size: int = 8, **changes: Any) -> None:
     facts = {"size": size, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
     metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": classes}
     save_weights(path, randomised(build_network(config), seed), metadata)
+
+
+def checkpoint(path: Path, seed: int = 0, size: int = 8, **changes: Any) -> Path:
+    """Write the weights of a network of `changes` that draws images of `size` pixels a side to `path`; returns that."""
+    config = train_config(num_timesteps=40, **changes)
+    data = {"size": size, "count": 3, "origin": "test"}
+    classes = [f"kind {i}" for i in range(config.context_dim)]
+    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": data, "classes": classes}
+    network, generator = build_network(config, seed), torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # no zeros; with larger weights roundings would grow, as they do in no trained network
+        for parameter in network.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    save_weights(path, network, metadata)
+    return path

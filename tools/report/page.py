@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,6 +18,7 @@ from ddpm.figures.settings import Drawing
 from ddpm.recipe import DEFAULTS, PARTS
 from ddpm.sampling.samplers import METHODS
 from stages import params_file, shown
+from stages.editing import PAIRS
 from stages.overview import COLUMNS, STRIPS
 from tools.compare import BETTER, MEANING, Facts, Side, differing, facts_of, flattened, measures, readable, row
 from tools.report.charts import Curve, chart
@@ -88,6 +90,8 @@ def recipe_section(results: list[Results]) -> Html:
     ]
     if conditional:
         parts += [("Classes", beside(results, classes)), ("Guidance", beside(results, guidance))]
+    if any(name in (each.params.get("editing") or []) for each in results):
+        parts.append(("Given images", beside(results, editing)))
     parts += [("Settings", settings(results)), ("Reproduce", beside(results, commands))]
     blocks = [join(tag("h3", title), content) for title, content in parts]
     return tag("section", tag("h2", name), *blocks, id=name, class_="recipe")
@@ -326,6 +330,31 @@ def guidance(results: Results) -> Html:
     return labelled(results, "classes", ["guidance.png", "guidance.csv"], labels, "Samples at", caption)
 
 
+def editing(results: Results) -> Html:
+    """What the stage editing draws: a picture each of filled holes, edits, the way to noise and back, and mixtures."""
+    if not (own := results.figures.get("editing")):
+        return unmade(results, "editing", "inpainting.png")
+    kind = "held-out image" if results.shareable else "image of the model's own"
+    drawn = ["drawn once" if times == 1 else f"drawn {times} times" for times in sorted({1, own["times"]})]
+    walks = [f"DDIM {steps}" for steps in sorted({max(1, own["steps"] // 5), own["steps"]})]
+    pairs = range(0, min(2 * PAIRS, max(1, results.figures["drawing"]["per_row"] - 1)), 2)
+    holes = [[f"without the {hole}", *(f"{hole}, {how}" for how in drawn)] for hole in ("middle", "right half")]
+    pictures = {
+        "inpainting": ("Holes, filled once and several times.", [kind, *chain(*holes)]),
+        "edits": ("Noised so far, and drawn from there.", [kind, *(f"strength {strength:g}" for strength in own["strengths"])]),
+        "reconstruction": (
+            "Encoded to noise, and made of it again.",
+            [kind, *chain(*([f"noise by {walk}", f"and back by {walk}"] for walk in walks))],
+        ),
+        "interpolation": ("From one image to the next, through their noise.", [f"{pair} to {pair + 1}" for pair in pairs]),
+    }
+    shown = []
+    for name, (caption, labels) in pictures.items():
+        rows = [(label, "") for label in labels]
+        shown.append(labelled(results, "editing", [f"{name}.png"], rows, name.capitalize(), caption))
+    return join(*shown)
+
+
 def progression(results: Results) -> Html:
     """A slider over the kept steps of the training."""
     steps = [int(line["step"]) for line in results.csv("progression.csv")]
@@ -434,6 +463,8 @@ def commands(results: Results) -> Html:
     stages = ["overview", "progression", "samplers", "grid", "solvers", "path", "evaluate"]
     if recipe in (results.params.get("conditional") or []):
         stages.append("classes")
+    if recipe in (results.params.get("editing") or []):
+        stages.append("editing")
     lines += [f"dvc pull train@{recipe}" if scale == "demo" else f"(cd {scale} && dvc pull train@{recipe})"]
     lines += [repro(results, *stages), sample_command(results), f"python -m tools.report --scale {scale}"]
     explained = "The shared checkpoint, or else a training; the numbers and pictures; more samples; this page."

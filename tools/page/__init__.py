@@ -1,0 +1,1 @@
+"""A page that draws: a model in a browser, without Python."""
