@@ -306,6 +306,21 @@ def test_a_params_file_that_holds_no_settings_is_named(runner: Runner, written: 
         path.write_text(good)
 
 
+def test_no_names_at_one_scale_stop_another_that_dvc_would_run_unasked(runner: Runner) -> None:
+    """A bare dvc in a folder whose pipeline is empty runs those of the folders below."""
+    path, small = runner.path / "params.yaml", runner.path / "small" / "params.yaml"
+    good = path.read_text()
+    small.parent.mkdir()
+    try:
+        small.write_text(good.replace("scale: demo", "scale: small"))
+        path.write_text(yaml.safe_dump(load_yaml(good) | {"recipe_names": []}, sort_keys=False))
+        for scale, words in (("small", "error: params.yaml: recipe_names = []"), ("demo", "error: recipe_names = []")):
+            assert runner.refused("stages.config", "cifar10", "--scale", scale).startswith(words)
+    finally:
+        path.write_text(good)
+        shutil.rmtree(small.parent)
+
+
 def test_a_training_that_moves_no_weight_says_so(runner: Runner) -> None:
     path = runner.path / "metrics/demo/cifar10/config/train.json"
     good = path.read_text()
