@@ -5,7 +5,7 @@ from ddpm.base.files import write_json
 from ddpm.machine.device import pick_device
 from ddpm.model.schedule import schedule_of
 from ddpm.recipe import DEFAULTS, check, resolve
-from stages import Paths, load_params, params_file, shown, stage
+from stages import SCALES, Paths, load_params, params_file, shown, stage
 
 KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
 
@@ -17,6 +17,10 @@ def main(paths: Paths) -> None:
         fault = "unknown key" if wrong in params else "missing"
         raise Fault(f"{shown(params_file(paths.scale))}: {wrong}: {fault}; accepted: {', '.join(sorted(KEYS))}")
     recipes = check(params)
+    for scale in SCALES:
+        if params_file(scale).exists() and load_params(scale).get("recipe_names") == []:
+            file = shown(params_file(scale))  # where a pipeline is empty, dvc runs those of the folders below, unasked
+            raise Fault(f"{file}: recipe_names = []; accepted: one name or more, or dvc would run another scale in its place")
     for name, recipe in recipes.items():
         try:
             schedule_of(recipe.train)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ddpm.base.faults import Fault
+from ddpm.base.files import amount, check_regular
 from ddpm.base.hashes import checksums
 from ddpm.base.locks import locked
 from ddpm.data.archives import Part
@@ -72,7 +73,11 @@ def identity(source: Path, config: DataConfig) -> tuple[int, str, bool]:
 
     A folder's SHA-256 is that of its lines `name size sha256`, sorted by name.
     """
-    files = [source] if source.is_file() else config.table.folder_files(source)
+    files = config.table.folder_files(source) if source.is_dir() else [source]
+    for file in files:  # before minutes go into hashing what is no archive
+        check_regular(file)
+        if (size := file.stat().st_size) > config.table.most_bytes:
+            raise Fault(f"{file}: has {amount(size)}; accepted of {config.dataset}: up to {amount(config.table.most_bytes)}")
     sums, offered = [checksums(file) for file in files], config.table.files
     official = len(files) == len(offered) and not any(file.difference(found) for file, found in zip(offered, sums, strict=True))
     if source.is_file():

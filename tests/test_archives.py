@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -389,7 +390,7 @@ def test_a_file_that_the_system_will_not_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(jpeg())
     images = CelebaImages(tmp_path)
     (tmp_path / "1.jpg").unlink()
-    with pytest.raises(Fault, match=r"1\.jpg cannot be read \(.*No such file"):
+    with pytest.raises(Fault, match=r"1\.jpg: no such file"):
         images.check()
     with pytest.raises(Fault, match=r"none: cannot be read \(No such file or directory\)"):
         read_cifar10(tmp_path / "none")
@@ -493,16 +494,16 @@ def test_an_archive_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     opened = []
 
     class Counted(zipfile.ZipFile):
-        def __init__(self, path: Path) -> None:
-            opened.append(path)
-            super().__init__(path)
+        def __init__(self, file: Any) -> None:
+            opened.append(file)
+            super().__init__(file)
 
     write_zip(tmp_path / "c.zip", {f"{n}.jpg": jpeg() for n in range(5)})
     monkeypatch.setattr(zipfile, "ZipFile", Counted)
     images = CelebaImages(tmp_path / "c.zip")
     images.check()
     assert len([images[index] for index in range(5)]) == 5
-    assert opened == [tmp_path / "c.zip"]
+    assert len(opened) == 1
 
 
 def test_a_cut_celeba_archive_is_refused_wherever_it_ends(tmp_path: Path) -> None:

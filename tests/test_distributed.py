@@ -195,6 +195,29 @@ def test_a_killed_process_ends_the_run_and_leaves_a_state(checkout: Checkout) ->
     assert "resuming at step" in checkout.python(*TRAIN)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["the stage", "dvc"])
+def test_what_was_launched_ends_when_who_launched_it_is_killed(checkout: Checkout, victim: str) -> None:
+    """SIGKILL leaves nobody to pass a signal on: the trainers notice it themselves, save, and end."""
+    launcher = "torchrun --standalone --nproc-per-node=2"
+    checkout.params(runtime__launcher=launcher, runtime__save_seconds=1000.0, train__steps=100000)
+    checkout.python("-m", "stages.config", "cifar10")
+    command = (
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "train@cifar10"]
+        if victim == "dvc"
+        else [sys.executable, *TRAIN]
+    )
+    process = checkout.start(*command)
+    wait_for(lambda: "2 processes" in checkout.log.read_text(), "the start", 120)
+    trainers = wait_for(lambda: found if len(found := checkout.processes("stages.train")) >= 3 else None, "the trainers", 60)
+    started = [cpu_seconds(pid) for pid in trainers]
+    wait_for(lambda: sum(map(cpu_seconds, trainers)) > sum(started) + 3, "some steps", 120)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not checkout.processes("stages.train"), "the end of all that was launched", 60)
+    assert last_state(checkout)["step"] > 0, "and what was done is saved"
+
+
 def test_an_error_in_one_process_shows_its_traceback(checkout: Checkout) -> None:
     loop = checkout.path / "src/ddpm/training/loop.py"
     text = loop.read_text()

@@ -18,17 +18,19 @@ examples:
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ddpm.base.faults import Fault, faults_reported
-from ddpm.base.files import whole_file
+from ddpm.base.files import check_regular, whole_file
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, slerp
 from ddpm.figures.pictures import save_gif, save_grid
 from ddpm.machine import distributed
@@ -40,6 +42,8 @@ from ddpm.sampling.samplers import METHODS, Denoise, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
 from stages import ROOT, SCALES, Paths
 
+MAX_PIXELS = 64_000_000  # of a picture that is given
+MAX_IMAGES = 1_000_000  # that are drawn: a .npy of CIFAR-10's size then has 3 GB
 BATCH_SIZE = 64  # images a network call: bounds the memory
 JUMP = 5  # steps of a piece that is drawn again: long enough to change, short enough not to lose what fits
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
@@ -121,7 +125,13 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with_variance = f"--variance {args.variance} with --method {method}: accepted with --method ddpm"
     refuse(args.variance and method != "ddpm", with_variance)
     refuse(args.classes and args.context, "--class and --context both say what to draw: accepted: one of the two")
-    refuse((args.guidance or 0) < 0, f"--guidance {args.guidance}: accepted: 0 or more")
+    refuse(not 0 <= (args.guidance or 0) <= 1000, f"--guidance {args.guidance}: accepted: 0 or more, at most 1000")
+    largest = max(map(abs, args.context or [0.0]), key=lambda value: math.inf if math.isnan(value) else value)
+    refuse(not largest <= 1000, f"--context with {largest}: accepted: numbers from -1000 to 1000")
+    many = max(args.images or 0, (args.per_row or 0) ** 2)
+    refuse(many > MAX_IMAGES, f"{many} images: accepted: up to {MAX_IMAGES}, and the square root of that with --per-row")
+    no_file = args.out is not None and os.path.lexists(args.out) and not args.out.is_file()
+    refuse(no_file, f"--out {args.out}: is there, and is no file; accepted: the name of a file")
     for name, only in (("mask", "inpaint"), ("strength", "edit"), ("seed_to", "interpolate")):
         option = f"--{name.replace('_', '-')} with --mode {mode}"
         refuse(getattr(args, name) is not None and mode != only, f"{option}: accepted with --mode {only}")
@@ -157,10 +167,15 @@ def context_of(args: argparse.Namespace, model: Model, count: int) -> Tensor | N
 def read_image(path: Path, model: Model) -> Tensor:
     """The picture `path`, its middle square at the model's size: float32 (1, C, H, W) in [-1, 1]. Raises Fault."""
     channels, size, _ = model.shape
+    check_regular(path)
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
             square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size), Image.Resampling.BICUBIC)
-    except (OSError, UnidentifiedImageError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what is cut or lies provokes almost any
         raise Fault(f"--image {path}: {error}; accepted: a picture such as a .png or .jpg") from None
     pixels = np.asarray(square).reshape(1, size, size, channels)
     return to_float(torch.from_numpy(pixels.copy())).contiguous().to(model.device)
@@ -170,7 +185,7 @@ def read_mask(text: str, model: Model) -> Tensor:
     """1 where the image is kept, 0 where it is drawn anew: float32 (1, 1, H, W). Raises Fault."""
     size = model.shape[-1]
     mask = torch.ones(1, 1, size, size, device=model.device)
-    if Path(text).exists():
+    if os.path.lexists(text):
         mask[0, 0] = (read_image(Path(text), model)[0].mean(0) <= 0).float()
         return mask
     try:
@@ -265,6 +280,17 @@ def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
     return sampler_of(f"{args.method} {steps} {args.spacing}", args.eta or 0.0, args.variance)
 
 
+def check_place(out: Path) -> None:
+    """Make the folder of `out`. Raises Fault where nothing can be written there."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        refusal = "" if os.access(out.parent, os.W_OK) else "cannot be written to"
+    except OSError as error:
+        refusal = str(error.strerror)
+    if refusal:
+        raise Fault(f"--out {out}: {out.parent}: {refusal}; accepted: a place that can be written to")
+
+
 def main(args: argparse.Namespace) -> None:
     path = args.checkpoint
     if path is None:
@@ -274,6 +300,8 @@ def main(args: argparse.Namespace) -> None:
     sampler = sampler_asked(args, model.config.num_timesteps)
     per_row = args.per_row or (8 if model.shape[-1] <= 32 else 4)
     count = args.images or (per_row**2 if args.mode == "generate" else 1 if args.mode == "reconstruct" else per_row)
+    if args.out:  # before minutes go into drawing
+        check_place(args.out)
     with distributed.process_group(model.device):
         images, frames = drawn(args, model, sampler, count)
         if distributed.rank() > 0:

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import re
 import stat
 import struct
@@ -20,12 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ddpm.base.faults import Fault
+from ddpm.base.files import check_regular
 from ddpm.base.progress import progress_bar
 
 CIFAR10_FOLDER = "cifar-10-batches-bin"
@@ -39,7 +41,9 @@ CELEBA_PARTITION = "list_eval_partition.txt"  # which images are for training (0
 FASHION_MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 FASHION_MNIST_TEST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 SPRITES_MEMBERS = ("images.npy", "labels.npy")
-MAX_BYTES = 1 << 28  # of one unpacked file of many images; Fashion-MNIST's has 47 MB
+MAX_BYTES = 1 << 27  # of one unpacked file of many images; Fashion-MNIST's has 47 MB
+MAX_UNPACKED = 1 << 30  # of a whole .tar.gz; CIFAR-10's has 185 MB
+MAX_READ = 1 << 26  # of an archive's directory; CelebA's has 22 MB
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images, uint8 (N, H, W, C), and their labels, uint8 (N,)
 # What a reader is to read: the images that train, those that are held out of it, or, of an archive or folder whose images
@@ -89,7 +93,7 @@ def read_cifar10(path: Path, part: Part = "all") -> Arrays:
     """
     wanted = (CIFAR10_TEST_BATCH,) if part == "heldout" else CIFAR10_BATCHES
     if path.is_dir():
-        batches = {file.name: file.read_bytes() for file in cifar10_files(path) if file.name in wanted}
+        batches = {file.name: _file_bytes(file, MAX_BYTES) for file in cifar10_files(path) if file.name in wanted}
     else:
         batches = _cifar10_from_tar(path, wanted)
     if missing := [name for name in wanted if name not in batches]:
@@ -110,35 +114,79 @@ def cifar10_files(folder: Path) -> list[Path]:
     """The batches of an unpacked CIFAR-10 that lie in `folder` or its cifar-10-batches-bin, by name."""
     inner = folder / CIFAR10_FOLDER
     place = inner if inner.is_dir() else folder
-    return [place / name for name in (*CIFAR10_BATCHES, CIFAR10_TEST_BATCH) if (place / name).is_file()]
+    batches = [place / name for name in (*CIFAR10_BATCHES, CIFAR10_TEST_BATCH) if os.path.lexists(place / name)]
+    return [_sound(batch, MAX_BYTES) for batch in batches]
 
 
 def _cifar10_from_tar(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     batches: dict[str, bytes] = {}
-    with _damage(path, ".tar.gz archive"):
-        with tarfile.open(path, "r:gz") as tar:
+    with _damage(path, ".tar.gz archive"), gzip.open(path) as unpacked:
+        bounded = _Bounded(unpacked, path, MAX_READ >> 6, MAX_UNPACKED)
+        with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r:") as tar:
             for member in tar:
-                _check_member(path, member.name, member.isfile() or member.isdir())
+                plain = (member.isfile() and not member.issparse()) or member.isdir()
+                _check_member(path, member.name, plain)
+                # A size below 0 would make tarfile go back to an earlier member, for ever.
+                _check_unpacked(path, member.name, member.size if member.size >= 0 else MAX_UNPACKED, MAX_BYTES)
                 name = PurePosixPath(member.name).name
                 if name not in wanted:
                     continue
                 if name in batches:
                     raise Fault(f"{path}: {member.name} is there twice")
-                _check_unpacked(path, member.name, member.size, MAX_BYTES)
                 stream = tar.extractfile(member)
-                assert stream is not None  # a regular file
+                if stream is None:
+                    raise Fault(f"{path}: {member.name} is no file")
+                bounded.most = MAX_BYTES
                 batches[name] = stream.read()
+                bounded.most = MAX_READ >> 6
                 if len(batches[name]) != member.size:
                     raise Fault(f"{path}: {member.name} is cut short")
-        _read_to_end(path)
+        while bounded.read(1 << 20):  # tarfile does not notice what is missing after its last member
+            pass
     return batches
 
 
-def _read_to_end(path: Path) -> None:
-    """Raise EOFError if the gzip stream of `path` is cut: tarfile does not notice that after its last member."""
-    with gzip.open(path) as stream:
-        while stream.read(1 << 20):
-            pass
+class _Bounded:
+    """A stream to read from, that raises Fault where a reader is led to ask for more than `most` bytes at once, or to go
+    beyond `end`: an archive's header may ask for anything."""
+
+    def __init__(self, stream: Any, path: Path, most: int, end: int) -> None:
+        self.stream, self.path, self.most, self.end = stream, path, most, end
+
+    def read(self, size: int = -1) -> bytes:
+        content: bytes = self.stream.read(min(size, self.most + 1) if size >= 0 else self.most + 1)
+        if len(content) > self.most:
+            raise Fault(f"{self.path}: one of its headers asks for more than {self.most} bytes at once; accepted: up to that")
+        if self.stream.tell() > self.end:
+            raise Fault(f"{self.path}: unpacks to more than {self.end} bytes; accepted: up to that")
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and not 0 <= offset <= self.end:
+            raise Fault(f"{self.path}: leads to byte {offset}; accepted: up to {self.end}")
+        place: int = self.stream.seek(offset, whence)
+        return place
+
+    def tell(self) -> int:
+        place: int = self.stream.tell()
+        return place
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _sound(path: Path, most: int) -> Path:
+    """`path`, a regular file of at most `most` bytes. Raises Fault for what would be waited for, or fill the memory."""
+    check_regular(path)
+    if (size := path.stat().st_size) > most:
+        raise Fault(f"{path}: has {size} bytes; accepted: up to {most}")
+    return path
+
+
+def _file_bytes(path: Path, most: int) -> bytes:
+    """The content of the file `path`, of at most `most` bytes. Raises Fault."""
+    with _damage(path, "file"):
+        return _sound(path, most).read_bytes()
 
 
 def read_fashion_mnist(path: Path, part: Part = "all") -> Arrays:
@@ -163,7 +211,7 @@ def read_fashion_mnist(path: Path, part: Part = "all") -> Arrays:
 def fashion_mnist_files(folder: Path, names: Sequence[str] = FASHION_MNIST_TEST_FILES + FASHION_MNIST_FILES) -> list[Path]:
     """The files of these names that lie in `folder`, in this order; packed ones win over unpacked ones."""
     places = [(folder / name, folder / _unpacked(name)) for name in names]
-    return [file for pair in places for file in [file for file in pair if file.is_file()][:1]]
+    return [_sound(file, MAX_BYTES) for pair in places for file in [file for file in pair if os.path.lexists(file)][:1]]
 
 
 def _unpacked(name: str) -> str:
@@ -269,15 +317,18 @@ class CelebaImages:
     @cached_property
     def archive(self) -> zipfile.ZipFile:
         with _damage(self.path, ".zip archive"):
-            return zipfile.ZipFile(self.path)
+            stream = self.path.open("rb")
+            return zipfile.ZipFile(cast(BinaryIO, _Bounded(stream, self.path, MAX_READ, self.path.stat().st_size)))
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; those of an archive are compared with their CRC. Raises Fault."""
         try:
             if self.folder:
-                return (self.folder / name).read_bytes()
+                return _file_bytes(self.folder / name, CELEBA_MAX_BYTES)
             with self.archive.open(f"{CELEBA_FOLDER}/{name}") as member:
                 return member.read(CELEBA_MAX_BYTES)
+        except Fault:
+            raise
         except Exception as error:  # whatever zipfile and zlib make of a damaged archive, or the system of the disk
             raise Fault(f"{self.path}: {name} cannot be read ({error})") from error
 
@@ -285,7 +336,9 @@ class CelebaImages:
         """The image of a file, 178x218, not decoded yet. Raises Fault."""
         try:
             image = Image.open(io.BytesIO(self.read(name)), formats=["JPEG"])
-        except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        except (Fault, MemoryError):
+            raise
+        except Exception as error:  # a header that is cut or lies provokes almost any
             raise Fault(f"{self.path}: {name} is not a JPEG image of CelebA") from error
         if image.size != CELEBA_SIZE:
             wanted = "x".join(map(str, CELEBA_SIZE))
@@ -298,7 +351,9 @@ class CelebaImages:
         try:
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
-        except (OSError, SyntaxError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             raise Fault(f"{self.path}: {name} cannot be decoded ({error})") from error
 
 
@@ -323,7 +378,7 @@ def _heldout_by_list(listed: Path, names: Sequence[str]) -> Callable[[str], bool
     """Tells whether the list `listed` holds out one of `names`, all of which it must have. Raises Fault."""
     sides: dict[str, str] = {}
     with _damage(listed, "list of images"):
-        lines = listed.read_text(errors="replace").splitlines()  # what is no text matches nothing
+        lines = _file_bytes(listed, MAX_BYTES).decode(errors="replace").splitlines()  # what is no text matches nothing
     for number, line in enumerate(lines, 1):
         if not (match := re.fullmatch(r"(\S+) +([012])\s*", line)):
             raise Fault(f"{listed}: line {number} is {line[:80]!r}; accepted: NAME 0, NAME 1 or NAME 2")
@@ -337,8 +392,11 @@ def _heldout_by_list(listed: Path, names: Sequence[str]) -> Callable[[str], bool
 
 
 def _names_in_folder(folder: Path) -> list[str]:
-    found = [file for file in folder.iterdir() if file.suffix == ".jpg" and file.is_file()]
+    found = [file for file in folder.iterdir() if file.suffix == ".jpg"]
     for file in found:
+        if not file.name.isprintable():  # bytes that are no UTF-8 are spelled by what cannot be printed, nor hashed
+            raise Fault(f"{folder}: the file name {file.name!r} is no plain text; accepted: names as the publisher's")
+        _sound(file, CELEBA_MAX_BYTES)
         if file.is_symlink() and file.resolve().parent != folder.resolve():
             raise Fault(f"{folder}: {file.name} is a link that leaves the folder")
     return [file.name for file in found]

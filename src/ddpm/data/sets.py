@@ -39,6 +39,11 @@ class DataSet:
         """The names of the classes in the order of the labels, for this data.source."""
         return self.drawn_classes if source == "synthetic" else self.classes
 
+    @property
+    def most_bytes(self) -> int:
+        """What an archive of this data set has at most: twice the official files, and one unpacked file."""
+        return 2 * sum(file.size for file in self.files) + archives.MAX_BYTES
+
     def check(self, path: Path, part: archives.Part = "all") -> None:
         """Read `part` of an archive or folder; raise Fault at the first thing that is not as its publisher's layout says."""
         images = self.read(path, part)
