@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from forked import start_server
 from stages import load_yaml
 
 # Tiny networks gain nothing from threads, and several wait for each other where another process is busy.
@@ -69,6 +73,14 @@ def clean_environment(home: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+@cache
+def quick_python() -> Path:
+    """A `python` that has already imported what takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="python-"))  # short: a socket's path has little room
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return start_server(folder, clean_environment(folder))
+
+
 class Checkout:
     """A copy of the project in a folder of its own."""
 
@@ -95,8 +107,14 @@ class Checkout:
         return self.path.with_name(self.path.name + ".log")
 
     def run(self, *command: str | Path, rc: int | None = 0, cwd: str = ".", **env: str) -> str:
-        """Run `command` to its end and return its output; `rc` is the exit status it must have, None for any but 0."""
-        process = self.start(*command, cwd=cwd, **env)
+        """Run `command` to its end and return its output; `rc` is the exit status it must have, None for any but 0.
+
+        Python, the stages' and DVC's too, is one that starts at once.
+        """
+        python = quick_python()
+        if command[0] == sys.executable:
+            command = (python, *command[1:])
+        process = self.start(*command, cwd=cwd, **{"PATH": f"{python.parent}{os.pathsep}{self.env['PATH']}"} | env)
         try:
             status = process.wait()
         finally:
