@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from ddpm.base.locks import locked
 from forked import start_server
 from stages import load_yaml
 
@@ -177,6 +179,12 @@ class Checkout:
         return {str(path.relative_to(self.path)): path.read_bytes() for path in found}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files first whose tests need checkouts: they take longest, and no process may be left with one at the end."""
+    long = Counter(item.path for item in items if {"untouched", "finished"} & set(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: -long[item.path])
+
+
 def stages_run(output: str) -> list[str]:
     """Names of the stages that a `dvc repro` ran, in order."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
@@ -228,11 +236,20 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.fixture(scope="session")
 def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which all has run, is committed, and is pushed to its store. Copy it before use."""
-    checkout = untouched.copy(tmp_path_factory.mktemp("finished") / "project")
-    checkout.dvc("repro")
-    checkout.dvc("push")
-    checkout.commit("results")
-    return checkout
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the first of its processes makes it for all
+        shared = shared.parent
+    made = shared / "finished" / "made"
+    with locked(shared / "finished.lock"):
+        if not made.exists():
+            shutil.rmtree(made.parent, ignore_errors=True)  # of a process that failed
+            made.parent.mkdir()
+            checkout = untouched.copy(made.parent / "project")
+            checkout.dvc("repro")
+            checkout.dvc("push")
+            checkout.commit("results")
+            made.touch()
+    return Checkout(made.parent / "project")
 
 
 @pytest.fixture
