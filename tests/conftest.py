@@ -116,7 +116,9 @@ class Checkout:
         python = quick_python()
         if command[0] == sys.executable:
             command = (python, *command[1:])
-        process = self.start(*command, cwd=cwd, **{"PATH": f"{python.parent}{os.pathsep}{self.env['PATH']}"} | env)
+        first = f"{python.parent}{os.pathsep}{self.env['PATH']}"
+        quick = {"PATH": first, "PYTHON_EXEC": str(python)}  # the latter is torchrun's
+        process = self.start(*command, cwd=cwd, **quick | env)
         try:
             status = process.wait()
         finally:

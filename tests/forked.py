@@ -3,7 +3,7 @@
 In place of `python -m MODULE ...` it runs the same process but for its age: module, arguments, environment, folder, standard
 streams and exit status are the caller's, and nothing of the project is imported before the fork. For anything but `-m` it is
 the real Python. What a test makes of signals or of the start itself wants the real one too: a signal reaches the script that
-waits for the fork, and its end ends that one.
+waits for the fork, which passes on SIGTERM alone; its end ends the fork.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SLOW = (
     "matplotlib.backends.backend_agg", "matplotlib.figure", "PIL.ImageDraw", "pydantic.functional_validators", "tqdm", "yaml",
 )  # fmt: skip
 SCRIPT = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 if sys.argv[1:2] != ["-m"]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
@@ -38,6 +38,7 @@ with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(request)
+    signal.signal(signal.SIGTERM, lambda number, frame: server.send(b"."))
     sys.exit(int(server.recv(8) or 1) & 255)
 """
 
@@ -90,11 +91,14 @@ def serve(address: str) -> None:
 
 
 def answer(caller: socket.socket, job: int) -> None:
-    """Wait for the process `job` and tell the caller its exit status; end it when the caller is gone. Does not return."""
+    """Wait for the process `job` and tell the caller its exit status; end it when the caller asks, or is gone. No return."""
     while (ended := os.waitpid(job, os.WNOHANG)) == (0, 0):
         if select.select([caller], [], [], 0.02)[0]:
-            os.killpg(job, signal.SIGKILL)
-            os._exit(0)
+            if caller.recv(1):
+                os.kill(job, signal.SIGTERM)
+            else:
+                os.killpg(job, signal.SIGKILL)
+                os._exit(0)
     caller.send(str(os.waitstatus_to_exitcode(ended[1])).encode())
     os._exit(0)
 
