@@ -6,12 +6,13 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report test test-all soak benchmarks small gpu full plots clean
+.PHONY: help setup samples demo report test test-all soak benchmarks small gpu full plots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 13
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock (PYTHON=... chooses the interpreter)
+	@test -e .git || dvc config --local core.no_scm true
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -20,8 +21,13 @@ $(READY): requirements.lock
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.lock
 	@touch $@
 
+samples: setup ## fetch two shared checkpoints and draw from them: half a minute
+	dvc pull small/dvc.yaml:train@celeba small/dvc.yaml:train@cifar10_classes
+	python -m tools.sample celeba --scale small --method unipc --steps 20 --out samples/faces.png
+	python -m tools.sample cifar10_classes --scale small --method unipc --steps 20 --out samples/classes.png
+	@echo "The pictures: samples/faces.png, samples/classes.png"
+
 demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network
-	@test -e .git || dvc config --local core.no_scm true
 	dvc repro
 	python -m tools.report
 	@echo "The pictures: report.html, and metrics/demo/*/*.png"
@@ -32,7 +38,7 @@ report: setup ## write report.html: measures, curves and pictures of the demo on
 test: setup ## lint, types and the fast tests
 	ruff check .
 	mypy
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-all: setup ## lint, types and all tests, the slow ones too
 	ruff check .

@@ -1,11 +1,15 @@
 """Check the settings of all recipes that run, and write down this one's, before anything is deleted or computed."""
 
+import json
+
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
+from ddpm.data.folder import FolderImages
+from ddpm.data.settings import Contents, DataConfig
 from ddpm.machine.device import pick_device
 from ddpm.model.schedule import schedule_of
 from ddpm.recipe import DEFAULTS, check, resolve
-from stages import SCALES, Paths, load_params, params_file, shown, stage
+from stages import SCALES, Paths, expanded, load_params, params_file, shown, stage
 
 KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
 
@@ -16,7 +20,11 @@ def main(paths: Paths) -> None:
         wrong = min(set(params) ^ KEYS)
         fault = "unknown key" if wrong in params else "missing"
         raise Fault(f"{shown(params_file(paths.scale))}: {wrong}: {fault}; accepted: {', '.join(sorted(KEYS))}")
-    recipes = check(params)
+
+    def look(recipe: str, data: DataConfig) -> Contents:
+        return contents(Paths(paths.scale, recipe), data)
+
+    recipes = check(params, look)
     for scale in SCALES:
         if params_file(scale).exists() and load_params(scale).get("recipe_names") == []:
             file = shown(params_file(scale))  # where a pipeline is empty, dvc runs those of the folders below, unasked
@@ -27,7 +35,7 @@ def main(paths: Paths) -> None:
         except Fault as fault:
             raise Fault(f"recipes.{name}: {fault}") from None
     pick_device(paths.runtime().device)
-    checked, settings = resolve(params, paths.recipe)
+    checked, settings = resolve(params, paths.recipe, look)
     for part, values in settings.items():
         write_json(paths.metrics / "config" / f"{part}.json", values)
     overrides = [f"{part}.{key}" for part in DEFAULTS for key in params["recipes"][paths.recipe].get(part, {})]
@@ -35,6 +43,20 @@ def main(paths: Paths) -> None:
         print(f"recipes.{paths.recipe} has its own: {', '.join(overrides)}")
     if checked.train.context_dim and paths.recipe in recipes and paths.recipe not in params["conditional"]:
         print(f"{paths.recipe} is conditional: with its name in the list `conditional`, the stage classes draws its classes")
+
+
+def contents(paths: Paths, data: DataConfig) -> Contents:
+    """What the recipe's folder of pictures holds or, where it is away, what manifest.json says of it. Raises Fault."""
+    folder, manifest = expanded(data.source), paths.data / "manifest.json"
+    if not folder.exists() and manifest.exists():
+        facts = json.loads(manifest.read_text())
+        if facts["dataset"] == data.dataset and "classes" in facts:
+            return Contents(tuple(facts["classes"]), facts["count"])
+    try:
+        pictures = FolderImages(folder)
+    except Fault as fault:
+        raise Fault(f"recipes.{paths.recipe}.data.source = {data.source!r}: {fault}") from None
+    return Contents(pictures.classes, len(pictures))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
 from ddpm.data.settings import DataConfig
 from stages import Paths, stage
-from stages.raw import find, heldout_sha256, identity
+from stages.raw import described, find, heldout_sha256, identity
 
 
 def main(paths: Paths) -> None:
@@ -31,7 +31,7 @@ def main(paths: Paths) -> None:
         "heldout_sha256": heldout,
         "matches_official": official,
         "shareable": config.shareable,
-    }
+    } | described(paths, config, raw)
     write_json(paths.data / "manifest.json", manifest)
 
 
@@ -41,6 +41,8 @@ def origin(config: DataConfig, official: bool) -> str:
         return f"drawn by this project's code (synthetic), {config.images} images, seed {config.seed}"
     if official:
         return "official archive" if len(config.table.files) == 1 else "official files"
+    if config.is_own_folder:
+        return config.origin or "pictures of a local folder; their origin is not stated (data.origin)"
     return config.origin or "a local copy that is not the official archive; its origin is not stated (data.origin)"
 
 

@@ -6,6 +6,7 @@ Nothing here imports torch: the processes that draw and pack import the main mod
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from ddpm.base.hashes import checksums
 from ddpm.base.locks import locked
 from ddpm.data.archives import Part
 from ddpm.data.fetch import fetch
+from ddpm.data.folder import FolderImages
 from ddpm.data.preprocess import pack
 from ddpm.data.settings import DataConfig
 from stages import DATA_HOME, WORK, Paths, expanded, shown, stage
@@ -63,7 +65,7 @@ def locate(paths: Paths, config: DataConfig) -> Raw:
             raise Fault(
                 f"{place}: is not what {shown(paths.data / 'manifest.json')} describes: its sha256 is {is_}, "
                 f"recorded is {was}; put the recorded one there, or record this one with: "
-                f"dvc repro download@{paths.recipe}"
+                f"dvc repro -f download@{paths.recipe}"
             )
     return raw
 
@@ -71,7 +73,8 @@ def locate(paths: Paths, config: DataConfig) -> Raw:
 def identity(source: Path, config: DataConfig) -> tuple[int, str, bool]:
     """Size in bytes and SHA-256 of an archive or of a folder's files; whether it is what the publisher offers.
 
-    A folder's SHA-256 is that of its lines `name size sha256`, sorted by name.
+    A folder's SHA-256 is that of its lines `name size sha256`, sorted by name; a name is the path from the folder in which, or
+    below which, all files lie.
     """
     files = config.table.folder_files(source) if source.is_dir() else [source]
     for file in files:  # before minutes go into hashing what is no archive
@@ -82,8 +85,10 @@ def identity(source: Path, config: DataConfig) -> tuple[int, str, bool]:
     official = len(files) == len(offered) and not any(file.difference(found) for file, found in zip(offered, sums, strict=True))
     if source.is_file():
         return sums[0][0], sums[0][2], official
-    lines = [f"{file.name} {size} {sha256}\n" for file, (size, _, sha256) in zip(files, sums, strict=True)]
-    return sum(size for size, _, _ in sums), hashlib.sha256("".join(lines).encode()).hexdigest(), official
+    top = os.path.commonpath([file.parent for file in files]) if files else source
+    names = [file.relative_to(top).as_posix() for file in files]
+    lines = [f"{name} {size} {sha256}\n" for name, (size, _, sha256) in zip(names, sums, strict=True)]
+    return sum(size for size, _, _ in sums), hashlib.sha256(os.fsencode("".join(lines))).hexdigest(), official
 
 
 def heldout_sha256(raw: Raw, config: DataConfig) -> str | None:
@@ -110,6 +115,22 @@ def _drawn(paths: Paths, config: DataConfig, images: int, seed: int, redraw: boo
         if redraw or not path.exists():
             config.table.write(path, images, seed, paths.runtime().workers)
     return path
+
+
+def described(paths: Paths, config: DataConfig, raw: Raw) -> dict[str, Any]:
+    """What manifest.json says of a folder of pictures beyond its bytes. Raises Fault if its classes are not those recorded."""
+    if not config.is_own_folder:
+        return {}
+    pictures, recorded = FolderImages(raw.source), tuple(paths.resolved("data")["classes"])
+    for found in (pictures, *([FolderImages(raw.heldout)] if raw.heldout else [])):
+        if found.classes != recorded:
+            raise Fault(
+                f"{found.path}: its classes, which are its subfolders, are {', '.join(found.classes) or 'none'}; recorded are "
+                f"{', '.join(recorded) or 'none'}; accepted: these, or record those with: dvc repro -f download@{paths.recipe}"
+            )
+    widths, heights = zip(*pictures.sizes(), strict=True)
+    sides = {"width": [min(widths), max(widths)], "height": [min(heights), max(heights)]}  # from ... to, in pixels
+    return {"count": len(pictures), "classes": list(pictures.classes), **sides}
 
 
 def _local(paths: Paths, config: DataConfig, key: Literal["source", "heldout"]) -> Path:

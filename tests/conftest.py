@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ import pytest
 import torch
 import yaml
 
+from ddpm.base.locks import locked
+from forked import start_server
 from stages import load_yaml
 
 # Tiny networks gain nothing from threads, and several wait for each other where another process is busy.
@@ -70,6 +76,14 @@ def clean_environment(home: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+@cache
+def quick_python() -> Path:
+    """A `python` that has already imported what takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="python-"))  # short: a socket's path has little room
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return start_server(folder, clean_environment(folder))
+
+
 class Checkout:
     """A copy of the project in a folder of its own."""
 
@@ -96,8 +110,16 @@ class Checkout:
         return self.path.with_name(self.path.name + ".log")
 
     def run(self, *command: str | Path, rc: int | None = 0, cwd: str = ".", **env: str) -> str:
-        """Run `command` to its end and return its output; `rc` is the exit status it must have, None for any but 0."""
-        process = self.start(*command, cwd=cwd, **env)
+        """Run `command` to its end and return its output; `rc` is the exit status it must have, None for any but 0.
+
+        Python, the stages' and DVC's too, is one that starts at once.
+        """
+        python = quick_python()
+        if command[0] == sys.executable:
+            command = (python, *command[1:])
+        first = f"{python.parent}{os.pathsep}{self.env['PATH']}"
+        quick = {"PATH": first, "PYTHON_EXEC": str(python)}  # the latter is torchrun's
+        process = self.start(*command, cwd=cwd, **quick | env)
         try:
             status = process.wait()
         finally:
@@ -160,6 +182,12 @@ class Checkout:
         return {str(path.relative_to(self.path)): path.read_bytes() for path in found}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files first whose tests need checkouts: they take longest, and no process may be left with one at the end."""
+    long = Counter(item.path for item in items if {"untouched", "finished"} & set(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: -long[item.path])
+
+
 def stages_run(output: str) -> list[str]:
     """Names of the stages that a `dvc repro` ran, in order."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
@@ -212,11 +240,20 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.fixture(scope="session")
 def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which all has run, is committed, and is pushed to its store. Copy it before use."""
-    checkout = untouched.copy(tmp_path_factory.mktemp("finished") / "project")
-    checkout.dvc("repro")
-    checkout.dvc("push")
-    checkout.commit("results")
-    return checkout
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the first of its processes makes it for all
+        shared = shared.parent
+    made = shared / "finished" / "made"
+    with locked(shared / "finished.lock"):
+        if not made.exists():
+            shutil.rmtree(made.parent, ignore_errors=True)  # of a process that failed
+            made.parent.mkdir()
+            checkout = untouched.copy(made.parent / "project")
+            checkout.dvc("repro")
+            checkout.dvc("push")
+            checkout.commit("results")
+            made.touch()
+    return Checkout(made.parent / "project")
 
 
 @pytest.fixture

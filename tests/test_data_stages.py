@@ -254,7 +254,7 @@ def test_a_manifest_of_before_there_was_a_split_is_made_again(project: Project) 
     del facts["heldout_sha256"]
     manifest.write_text(json.dumps(facts))
     assert "recorded is None" in (said := project.error("sprites", "preprocess"))
-    assert "dvc repro download@sprites" in said
+    assert "dvc repro -f download@sprites" in said
 
 
 def test_a_missing_array_is_made_again_from_nothing_but_the_facts(project: Project) -> None:
@@ -485,7 +485,7 @@ def test_a_list_that_changed_does_not_change_the_split(project: Project) -> None
     listed.write_text(listed.read_text().replace("000003.jpg 0", "000003.jpg 1"))
     said = project.error("celeba", "preprocess")
     assert f"{listed}: is not what data/demo/celeba/manifest.json describes" in said
-    assert "dvc repro download@celeba" in said
+    assert "dvc repro -f download@celeba" in said
     listed.unlink()
     assert "is not what data/demo/celeba/manifest.json describes" in project.error("celeba", "preprocess")
 

@@ -106,7 +106,7 @@ def alone(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout
     return checkout
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_train_the_weights_of_one(checkout: Checkout, alone: Checkout, accumulate: int) -> None:
     """5 images over 2 processes: shares of 2 and 3, and of these, parts of unequal size."""
     checkout.params(train__accumulate=accumulate)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.data.archives import FASHION_MNIST_FILES, CelebaImages
+from ddpm.data.archives import FASHION_MNIST_FILES
 from ddpm.data.drawn import layouts
 from ddpm.data.drawn.kinds import KINDS
 from ddpm.data.drawn.layouts import write_celeba, write_cifar10, write_fashion_mnist
@@ -23,8 +23,8 @@ def drawn(dataset: str, path: Path, count: int, seed: int = 0) -> tuple[np.ndarr
     """Images and labels (zeros where the data set has none) of a stand-in, as the data set's reader finds them."""
     DATA_SETS[dataset].write(path, count, seed, 1)
     found = DATA_SETS[dataset].read(path)
-    if isinstance(found, CelebaImages):
-        return np.stack([np.asarray(found[index]) for index in range(len(found))]), np.zeros(len(found), np.uint8)
+    if not isinstance(found, tuple):
+        return np.stack([np.asarray(found.image(name)) for name in found.names]), np.zeros(len(found), np.uint8)
     return found
 
 

@@ -171,7 +171,7 @@ def test_a_training_that_is_watched_is_bit_equal(checkout: Checkout, unseen: Che
     assert not list(checkout.path.glob(f"{WORK}/train-*/preview*")), "no scratch is left"
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_an_interrupted_training_continues_its_events(checkout: Checkout, unseen: Checkout, how: signal.Signals) -> None:
     """After SIGKILL the state is older than the events, some of which are then logged again."""
     pytest.importorskip("tensorboard")
@@ -205,7 +205,9 @@ def test_events_switched_on_later_have_all_rows(checkout: Checkout, unseen: Chec
 
 
 @PROC
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGINT)), signal.SIGKILL]
+)
 def test_no_process_outlives_the_training(checkout: Checkout, how: signal.Signals) -> None:
     """The trainer's end ends a drawing that would take ten minutes."""
     slowed(checkout, 0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import stages
 from ddpm.base.faults import Fault
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
@@ -171,6 +174,101 @@ def test_an_animation_ends_with_the_image(monkeypatch: pytest.MonkeyPatch, condi
         last = np.asarray(gif.convert("RGB").resize((200, 200), Image.Resampling.BOX)).astype(int)
         picture = np.asarray(png.convert("RGB").resize((200, 200), Image.Resampling.BOX)).astype(int)
     assert np.abs(last - picture).mean() < 12, "but for the palette"
+
+
+def test_an_animation_is_as_large_as_a_picture(monkeypatch: pytest.MonkeyPatch, conditional: Path, tmp_path: Path) -> None:
+    sizes = []
+    for name in ("a.gif", "a.png"):
+        words = ["--checkpoint", conditional, "--steps", 2, "--images", 4, "--per-row", 2, "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["sample", *map(str, words), "--out", str(tmp_path / name)])
+        sample.main(sample.arguments())
+        with Image.open(tmp_path / name) as image:
+            sizes.append(image.size)
+    assert sizes[0] == sizes[1] > (400, 400)
+
+
+def test_a_given_picture_is_seen_as_a_viewer_shows_it(monkeypatch: pytest.MonkeyPatch, still: Path, tmp_path: Path) -> None:
+    """A photograph that lies on its side and says so; 16 bits a pixel; and what shines through."""
+    upright = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "side.png", exif=exif)
+    gray = np.arange(64, dtype=np.uint16).reshape(8, 8) * 257 * 4
+    Image.fromarray(gray).save(tmp_path / "deep.png")
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "glass.png")
+    deep = np.repeat((gray // 257)[..., None], 3, -1)
+    for name, wanted in (("side", upright), ("deep", deep), ("glass", np.full((8, 8, 3), 255))):
+        words = ("--checkpoint", still, "--mode", "edit", "--image", tmp_path / f"{name}.png", "--steps", 1, "--images", 1)
+        assert np.array_equal(run(monkeypatch, *words)[0], wanted), name
+
+
+def test_a_reconstruction_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], still: Path, picture: Path
+) -> None:
+    words = ("--checkpoint", still, "--mode", "reconstruct", "--image", picture, "--steps", 20)
+    original, _, back = run(monkeypatch, *words).astype(float)
+    said = re.search(r"changed the image by ([\d.]+) \(RMS", capsys.readouterr().out)
+    assert said
+    assert float(said[1]) == pytest.approx(np.sqrt(((back - original) ** 2).mean()) / 255, abs=1e-4)
+
+
+def test_where_nothing_can_be_written_nothing_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, conditional: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sample, "load", lambda *given: pytest.fail("it is loaded"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "file/a.png", tmp_path / "file/deeper/a.png", tmp_path / "folder.png", Path("/proc/self/a.png")):
+        monkeypatch.setattr(sys, "argv", ["sample", "--checkpoint", str(conditional), "--out", str(out)])
+        with pytest.raises(Fault, match=r"--out .*: cannot be written there; accepted: a file in a folder"):
+            sample.main(sample.arguments())
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conditional: Path) -> Path:
+    """A checkout with a checkpoint of the demo, one of small/ that is shared, and two recipes that nobody has trained."""
+    for module in (stages, sample):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "models/demo/sprites").mkdir(parents=True)
+    conditional.rename(tmp_path / "models/demo/sprites/ema.safetensors")
+    for folder, trained in ((tmp_path, ["sprites", "cifar10"]), (tmp_path / "small", ["celeba"])):
+        folder.mkdir(exist_ok=True)
+        (folder / "params.yaml").write_text("recipes: {sprites: {}, cifar10: {}, celeba: {}, fashion_mnist: {}}\n")
+        (folder / "dvc.lock").write_text(json.dumps({"stages": {f"train@{name}": {} for name in trained}}))
+    return tmp_path
+
+
+def test_the_list_says_what_is_here_and_what_fetches_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shelf: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample", "--list"])
+    sample.main(sample.arguments())
+    assert [re.sub(" {2,}", " | ", line) for line in capsys.readouterr().out.splitlines()] == [
+        "cifar10 --scale demo | not here; dvc pull train@cifar10",
+        "sprites --scale demo | 8 px, 0.0 M parameters, step 7: three test images; hero, monster, food, spell, side",
+        "celeba --scale small | not here; dvc pull small/dvc.yaml:train@celeba",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("cifar10", "no ema weights of cifar10 in models/demo/cifar10, but shared ones: dvc pull train@cifar10"),
+        ("celeba --scale small", "but shared ones: dvc pull small/dvc.yaml:train@celeba"),
+        ("fashion_mnist", "nor shared ones; once recipe_names has its name, this trains it: dvc repro train@fashion_mnist"),
+        ("sprites --scale small", "nor shared ones; .* this trains it: cd small && dvc repro train@sprites"),
+        ("sprites --weights raw", "no raw weights of sprites in models/demo/sprites, nor shared ones"),
+        ("nobody", "and no such recipe in params.yaml: python -m tools.sample --list"),
+        ("nobody --scale full", "and no such recipe in full/params.yaml"),
+        ("--checkpoint nowhere.safetensors", "--checkpoint nowhere.safetensors: no such file; accepted: a .safetensors file"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_comes_with_advice_that_can_help(
+    monkeypatch: pytest.MonkeyPatch, shelf: Path, words: str, said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample", *words.split()])
+    with pytest.raises(Fault, match=said):
+        sample.main(sample.arguments())
 
 
 COMBINATIONS = [

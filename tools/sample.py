@@ -1,6 +1,7 @@
 """Draw from a shared or trained checkpoint: samples, animations of their making, and changes of given images.
 
 examples:
+  python -m tools.sample --list                                       the checkpoints that are here, or can be fetched
   python -m tools.sample cifar10                                      64 images by DDIM, 100 steps, EMA weights
   python -m tools.sample celeba --scale small --per-row 4             16 faces from the checkpoint trained on real ones
   python -m tools.sample cifar10 --method dpm_solver_pp --steps 20 --spacing logsnr
@@ -26,21 +27,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import check_regular, whole_file
+from ddpm.data.folder import as_seen
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, slerp
-from ddpm.figures.pictures import save_gif, save_grid
+from ddpm.figures.pictures import TARGET_WIDTH, rms_distance, save_gif, save_grid
 from ddpm.machine import distributed
 from ddpm.model.pixels import normalised, to_float, to_uint8
+from ddpm.model.weights import load_network
 from ddpm.sampling import Model, load
 from ddpm.sampling.drawing import GUIDANCE, watched
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS, Denoise, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
-from stages import ROOT, SCALES, Paths
+from stages import ROOT, SCALES, Paths, load_params, params_file, shown
 
 MAX_PIXELS = 64_000_000  # of a picture that is given
 MAX_IMAGES = 1_000_000  # that are drawn: a .npy of CIFAR-10's size then has 3 GB
@@ -94,6 +98,7 @@ def arguments() -> argparse.Namespace:
     given.add_argument("--strength", type=float, help="edit: share of the noising that is undone, above 0 to 1 (default: 0.5)")
 
     checkpoint = parser.add_argument_group("checkpoint and machine")
+    checkpoint.add_argument("--list", action="store_true", help="list the checkpoints of every scale, and draw nothing")
     checkpoint.add_argument("--scale", choices=SCALES, default="demo", help="whose checkpoint (default: demo)")
     checkpoint.add_argument("--weights", choices=["ema", "raw"], help="default: ema")
     checkpoint.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
@@ -118,6 +123,8 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         refuse(not 0 <= seed < 2**32, f"--{name} {seed}: accepted: 0 to 2**32 - 1")
     ending = args.out.suffix if args.out else ".png"
     refuse(ending not in (".png", ".gif", ".npy"), f"--out {args.out}: accepted: a file name that ends in .png, .gif or .npy")
+    if args.list:
+        return
     refuse((args.recipe is None) == (args.checkpoint is None), "accepted: a recipe, or --checkpoint FILE, and not both")
     refuse(args.checkpoint and args.weights, "--weights and --checkpoint both choose a file: accepted: one of the two")
     with_eta = f"--eta {eta} with --method {method}: accepted: 0 to 1, with --method ddim"
@@ -165,14 +172,18 @@ def context_of(args: argparse.Namespace, model: Model, count: int) -> Tensor | N
 
 
 def read_image(path: Path, model: Model) -> Tensor:
-    """The picture `path`, its middle square at the model's size: float32 (1, C, H, W) in [-1, 1]. Raises Fault."""
+    """The picture `path` as a viewer shows it, its middle square at the model's size: float32 (1, C, H, W) in [-1, 1].
+
+    Raises Fault.
+    """
     channels, size, _ = model.shape
     check_regular(path)
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-            square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size), Image.Resampling.BICUBIC)
+            seen = as_seen(image).convert("RGB" if channels == 3 else "L")
+            square = ImageOps.fit(seen, (size, size), Image.Resampling.BICUBIC)
     except MemoryError:
         raise
     except Exception as error:  # what is cut or lies provokes almost any
@@ -280,44 +291,89 @@ def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
     return sampler_of(f"{args.method} {steps} {args.spacing}", args.eta or 0.0, args.variance)
 
 
-def check_place(out: Path) -> None:
-    """Make the folder of `out`. Raises Fault where nothing can be written there."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        refusal = "" if os.access(out.parent, os.W_OK) else "cannot be written to"
-    except OSError as error:
-        refusal = str(error.strerror)
-    if refusal:
-        raise Fault(f"--out {out}: {out.parent}: {refusal}; accepted: a place that can be written to")
+def trained(scale: str) -> list[str]:
+    """The recipes of `scale` whose checkpoints the pipeline has recorded, for `dvc pull` to fetch."""
+    lock = params_file(scale).with_name("dvc.lock")
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    return [name.partition("@")[2] for name in stages if name.startswith("train@")]
+
+
+def fetching(scale: str, recipe: str) -> str:
+    """The command that fetches the checkpoint of a recipe that is `trained`."""
+    return f"dvc pull {'' if scale == 'demo' else f'{scale}/dvc.yaml:'}train@{recipe}"
+
+
+def checkpoint_of(args: argparse.Namespace) -> Path:
+    """The file that the arguments name. Raises Fault that says what would bring it here, if anything would."""
+    if args.checkpoint:
+        if not args.checkpoint.is_file():
+            raise Fault(f"--checkpoint {args.checkpoint}: no such file; accepted: a .safetensors file of this project")
+        return args.checkpoint
+    paths = Paths(args.scale, args.recipe)
+    if found := sorted(paths.models.glob("raw-*.safetensors" if args.weights == "raw" else paths.ema.name)):
+        return found[-1]
+    start = f"there are no {args.weights or 'ema'} weights of {args.recipe} in {shown(paths.models)}, "
+    if args.recipe in trained(args.scale) and not paths.ema.exists():
+        raise Fault(f"{start}but shared ones: {fetching(args.scale, args.recipe)}")
+    if not params_file(args.scale).exists() or args.recipe not in load_params(args.scale)["recipes"]:
+        raise Fault(f"{start}and no such recipe in {shown(params_file(args.scale))}: python -m tools.sample --list")
+    where = "" if args.scale == "demo" else f"cd {args.scale} && "
+    raise Fault(f"{start}nor shared ones; once recipe_names has its name, this trains it: {where}dvc repro train@{args.recipe}")
+
+
+def listed() -> list[str]:
+    """A line for each checkpoint: the arguments that draw from it, and what it is or how it comes here."""
+    lines = []
+    for scale in SCALES:
+        here = [path.parent.name for path in sorted((ROOT / "models" / scale).glob("*/ema.safetensors"))]
+        for recipe in sorted({*here, *trained(scale)}):
+            words = f"{recipe} --scale {scale}"
+            if recipe in here:
+                network, _, header = load_network(Paths(scale, recipe).ema)
+                millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+                data, classes = header["data"], f"; {', '.join(header['classes'])}" if header["classes"] else ""
+                what = f"{data['size']} px, {millions:.1f} M parameters, step {header['step']}: {data['origin']}{classes}"
+            else:
+                what = f"not here; {fetching(scale, recipe)}"
+            lines.append(f"{words:32} {what}")
+    return lines
+
+
+def check_out(out: Path) -> None:
+    """Raise Fault if `out` cannot be written, which is better known before an hour of sampling than after it."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise Fault(f"--out {out}: cannot be written there; accepted: a file in a folder that you may write to")
 
 
 def main(args: argparse.Namespace) -> None:
-    path = args.checkpoint
-    if path is None:
-        paths = Paths(args.scale, args.recipe)
-        path = paths.raws()[-1] if args.weights == "raw" else paths.ema
+    if args.list:
+        print("\n".join(listed()))
+        return
+    path = checkpoint_of(args)
+    name = args.recipe or path.stem
+    out = args.out or ROOT / "samples" / f"{args.scale}-{name}-{args.method if args.mode == 'generate' else args.mode}.png"
+    check_out(out)
     model = load(path, args.device, args.precision)
     sampler = sampler_asked(args, model.config.num_timesteps)
     per_row = args.per_row or (8 if model.shape[-1] <= 32 else 4)
     count = args.images or (per_row**2 if args.mode == "generate" else 1 if args.mode == "reconstruct" else per_row)
-    if args.out:  # before minutes go into drawing
-        check_place(args.out)
     with distributed.process_group(model.device):
         images, frames = drawn(args, model, sampler, count)
         if distributed.rank() > 0:
             return
-    name = args.recipe or path.stem
-    out = args.out or ROOT / "samples" / f"{args.scale}-{name}-{args.method if args.mode == 'generate' else args.mode}.png"
     if out.suffix == ".npy":
         with whole_file(out) as temporary:
             np.save(temporary, images)
     elif out.suffix == ".gif":
-        save_gif(out, frames, per_row)
+        save_gif(out, frames, per_row, target_width=TARGET_WIDTH)
     else:
         save_grid(out, images, per_row)
     data, kind = model.metadata["data"], model.metadata["kind"]
     print(f"wrote {out}: {len(images)} images, {sampler.label}, {kind} weights of step {model.step}")
     print(f"trained on {data['count']} images: {data['origin']}")
+    if args.mode == "reconstruct":
+        print(f"the way to noise and back changed the image by {rms_distance(images[0], images[2])} (RMS, 1 = all of a pixel)")
 
 
 if __name__ == "__main__":

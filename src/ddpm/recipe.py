@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import model_validator
@@ -10,12 +11,13 @@ from typing_extensions import Self
 
 from ddpm.base.faults import Fault
 from ddpm.base.settings import NAME, NAME_IN_WORDS, Strict, validate
-from ddpm.data.settings import DataConfig
+from ddpm.data.settings import Contents, DataConfig
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.settings import FiguresConfig
 from ddpm.training.settings import TrainConfig, in_steps
 
 PARTS = ("data", "train", "figures", "evaluation")
+Look = Callable[[str, DataConfig], Contents]  # what the folder of pictures of the recipe of this name holds; raises Fault
 DEFAULTS = ("train", "figures", "evaluation")  # the parts whose defaults stand at the top
 
 
@@ -49,11 +51,17 @@ class Recipe(_Data):
         return self
 
 
-def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[str, Any]]]:
+def nowhere(name: str, data: DataConfig) -> Contents:
+    """Look into no folder: pictures of one's own have no classes then."""
+    return Contents((), data.images)
+
+
+def resolve(params: dict[str, Any], name: str, look: Look = nowhere) -> tuple[Recipe, dict[str, dict[str, Any]]]:
     """The recipe `name` of `params`, a parsed params.yaml, checked; and its settings by part, as stages are to read them.
 
     `train`, `figures` and `evaluation` are the defaults, recipes.<name>.train and so on what differs. In the settings epochs
-    stay epochs, and the classes' names stand beside those of the data. Raises Fault with a line for each thing that is wrong.
+    stay epochs, and the classes' names stand beside those of the data. `look` is asked what a folder of pictures of one's own
+    holds. Raises Fault with a line for each thing that is wrong.
     """
     recipe = _section(_section(params, "recipes", ""), name, "recipes.")
     if unknown := set(recipe) - set(PARTS):
@@ -64,8 +72,9 @@ def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[s
         overrides = _section(recipe, part, f"recipes.{name}.") if part in recipe else {}
         merged[part] = _merged(_section(params, part, ""), overrides, part, f"recipes.{name}.{part}", places)
     data, asked = validate(_Data, {"data": merged["data"]}, places).data, merged["train"]
-    count = data.images if data.source == "synthetic" else data.table.count or data.images
-    checked = validate(Recipe, merged | {"data": data, "train": in_steps(asked, count)}, places)
+    if data.is_own_folder:
+        data = data.holding(look(name, data))
+    checked = validate(Recipe, merged | {"data": data, "train": in_steps(asked, data.count)}, places)
     durations = {key: asked[key] for key in ("steps", "checkpoints")}
     settings = {
         "data": data.model_dump() | {"classes": list(data.classes)},
@@ -76,7 +85,7 @@ def resolve(params: dict[str, Any], name: str) -> tuple[Recipe, dict[str, dict[s
     return checked, settings
 
 
-def check(params: dict[str, Any]) -> dict[str, Recipe]:
+def check(params: dict[str, Any], look: Look = nowhere) -> dict[str, Recipe]:
     """Resolve every recipe of `params` that runs, so that a fault of one stops before another trains. Raises Fault."""
     names, known = params.get("recipe_names"), _section(params, "recipes", "")
     if bad := [name for name in known if not re.fullmatch(NAME, str(name))]:
@@ -86,7 +95,7 @@ def check(params: dict[str, Any]) -> dict[str, Recipe]:
     recipes, lines = {}, []
     for name in names:
         try:
-            recipes[name] = resolve(params, name)[0]
+            recipes[name] = resolve(params, name, look)[0]
         except Fault as fault:
             lines += str(fault).split("\n")
     if lines:

@@ -289,6 +289,8 @@ class CelebaImages:
     once a process, which takes 1 s and 130 MB for all 202,599 images. Raises Fault.
     """
 
+    labels = None
+
     def __init__(self, path: Path, part: Part = "all") -> None:
         self.path = path
         self.folder = _celeba_folder(path) if path.is_dir() else None

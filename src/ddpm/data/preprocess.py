@@ -14,7 +14,8 @@ from ddpm.base.files import amount, free_bytes, whole_file
 from ddpm.base.hashes import sha256_of
 from ddpm.base.parallel import in_processes
 from ddpm.base.progress import progress_bar
-from ddpm.data.archives import CelebaImages, Part
+from ddpm.data.archives import Part
+from ddpm.data.sets import Pictures
 from ddpm.data.settings import DataConfig
 
 CHUNK = 256  # images a task of a worker: large enough to hide the hand-over, small enough for a smooth bar
@@ -27,13 +28,13 @@ def pack(
 
     `out` becomes an .npy file, uint8 (N, size, size, channels), and `labels_out`, where the data set has labels and they
     are wanted, one of them, uint8 (N,): each whole or not at all. `workers` is the number of processes, 0 = one a core; the
-    result does not depend on it. Memory does not grow with the number of CelebA's images but for the archive's directory,
-    0.6 kB an image in each process. Returns count, size, channels, mean and std (of each channel in [0, 1], over all
-    pixels), sha256 (of `out`) and labels_sha256 (of `labels_out`, None where it was not written).
+    result does not depend on it. Memory does not grow with the number of images in files of their own but for their names,
+    0.6 kB an image of CelebA's in each process. Returns count, size, channels, mean and std (of each channel in [0, 1], over
+    all pixels), sha256 (of `out`) and labels_sha256 (of `labels_out`, None where it was not written).
     Raises Fault, which names a corrupt image or a disk that is too small.
     """
     found = config.table.read(source, part)
-    images, labels = (found, None) if isinstance(found, CelebaImages) else found
+    images, labels = found if isinstance(found, tuple) else (found, found.labels)
     count = len(images)
     size = count * config.size**2 * config.channels
     if size > (free := free_bytes(out)):  # minutes before it would be noticed
@@ -42,7 +43,7 @@ def pack(
             "accepted: a disk with room for them, or a smaller data.size"
         )
     with whole_file(out, size) as temporary:
-        if isinstance(images, CelebaImages):
+        if not isinstance(images, np.ndarray):
             totals, digest = _cut_all(config, images, temporary, workers)
         else:
             _save(temporary, images)
@@ -59,7 +60,7 @@ def pack(
 
 
 def cut(image: Image.Image, crop: list[int], size: int) -> np.ndarray:
-    """The box `crop` = [left, top, width, height] of `image`, resized to uint8 (size, size, 3).
+    """The box `crop` = [left, top, width, height] of `image`, resized to uint8 (size, size, 3), or (size, size) of a gray one.
 
     Crop first: only pixels of the box count, as in the papers' pipelines (`Image.resize(box=...)` would let the filter
     reach beyond it). Bicubic with Pillow's antialiasing (the filter widens with the reduction): next to Lanczos it
@@ -70,25 +71,31 @@ def cut(image: Image.Image, crop: list[int], size: int) -> np.ndarray:
     return np.asarray(box.resize((size, size), Image.Resampling.BICUBIC))
 
 
+def middle_square(image: Image.Image) -> list[int]:
+    """The largest square in the middle of `image`, as a box for `cut`."""
+    side = min(image.size)
+    return [(image.width - side) // 2, (image.height - side) // 2, side, side]
+
+
 def _save(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as stream:  # to a path without .npy at its end numpy would add that
         np.save(stream, array)
 
 
-def _cut_all(config: DataConfig, images: CelebaImages, path: Path, workers: int) -> tuple[np.ndarray, str]:
+def _cut_all(config: DataConfig, images: Pictures, path: Path, workers: int) -> tuple[np.ndarray, str]:
     """Cut `images` into the .npy file `path`; return their power sums and its SHA-256."""
-    assert config.crop is not None  # DataConfig sees to it
-    image_bytes = config.size**2 * 3
-    header_bytes = np.lib.format.open_memmap(path, "w+", np.uint8, (len(images), config.size, config.size, 3)).offset
+    shape = (config.size, config.size, config.channels)
+    image_bytes = config.size**2 * config.channels
+    header_bytes = np.lib.format.open_memmap(path, "w+", np.uint8, (len(images), *shape)).offset
     names = [images.names[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     tasks = [_Task(some, header_bytes + number * CHUNK * image_bytes) for number, some in enumerate(names)]
-    totals = np.zeros((2, 3), np.int64)
+    totals = np.zeros((2, config.channels), np.int64)
     with (
         path.open("rb", buffering=0) as written,  # a buffer would read ahead, what is not written yet
         progress_bar(total=len(images), desc=f"pack {config.dataset}", unit=" images") as bar,
     ):
         digest = hashlib.sha256(written.read(header_bytes))
-        results = in_processes(_Packer, (images, path, config.crop, config.size), tasks, workers)
+        results = in_processes(_Packer, (images, path, config.crop, shape), tasks, workers)
         for task, sums in zip(tasks, results, strict=True):
             totals += sums
             digest.update(written.read(len(task.names) * image_bytes))
@@ -107,13 +114,25 @@ class _Packer:
     It writes to the file rather than to a map of it, whose pages would count as the process's memory.
     """
 
-    def __init__(self, images: CelebaImages, path: Path, crop: list[int], size: int) -> None:
+    def __init__(self, images: Pictures, path: Path, crop: list[int] | None, shape: tuple[int, int, int]) -> None:
         self.images, self.array = images, path.open("r+b")
-        self.crop, self.size = crop, size
+        self.crop, self.shape = crop, shape
+
+    def cut(self, name: str) -> np.ndarray:
+        """The image of this name, cut, uint8 of the shape. Raises Fault if the box does not lie inside it."""
+        image = self.images.image(name)
+        left, top, width, height = box = self.crop or middle_square(image)
+        if left + width > image.width or top + height > image.height:
+            raise Fault(
+                f"{self.images.path}: data.crop = {box} does not lie inside {name}, which has {image.width}x{image.height} "
+                "pixels; accepted: a box inside every picture, or center"
+            )
+        mode = "L" if self.shape[-1] == 1 else "RGB"
+        return cut(image if image.mode == mode else image.convert(mode), box, self.shape[0]).reshape(self.shape)
 
     def __call__(self, task: _Task) -> np.ndarray:
-        """Write the images of `task`; return their power sums, int64 (2, 3)."""
-        chunk = np.stack([cut(self.images.image(name), self.crop, self.size) for name in task.names])
+        """Write the images of `task`; return their power sums, int64 (2, channels)."""
+        chunk = np.stack([self.cut(name) for name in task.names])
         self.array.seek(task.offset)
         self.array.write(chunk.data)
         self.array.flush()

@@ -11,6 +11,9 @@ from ddpm.data.drawn import layouts
 from ddpm.data.drawn.kinds import KINDS
 from ddpm.data.drawn.sprites import SPRITE_KINDS
 from ddpm.data.fetch import RemoteFile
+from ddpm.data.folder import ENDINGS, FolderImages, picture_files
+
+Pictures = archives.CelebaImages | FolderImages  # images in files of their own, which are read one at a time
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,14 @@ class DataSet:
     shareable: bool  # whether images may be shown to others, as in git; what is drawn by code always may
     files: tuple[RemoteFile, ...]  # as the publisher offers them
     local: str  # what else data.source may be
-    read: Callable[[Path, archives.Part], archives.Arrays | archives.CelebaImages]  # of an archive or folder; raises Fault
+    read: Callable[[Path, archives.Part], archives.Arrays | Pictures]  # of an archive or folder; raises Fault
     heldout: str  # in words, what `read` holds out, unless a list of the publisher's says it
     folder_files: Callable[[Path], list[Path]]  # the data set's files in an unpacked folder
     write: Callable[[Path, int, int, int], None]  # draws the stand-in: its path, images, seed, processes
     ending: str  # of the stand-in's name
     partition: Callable[[Path], Path | None] = lambda path: None  # that list, if it lies beside an archive or folder
     frame: tuple[int, int] | None = None  # width and height of the images as published, where they are cut
+    any_size: bool = False  # or they are cut whatever their size is, by default at the middle
     crop: tuple[int, int, int, int] | None = None  # left, top, width, height in the frame, by default
 
     def class_names(self, source: str) -> tuple[str, ...]:
@@ -47,7 +51,7 @@ class DataSet:
     def check(self, path: Path, part: archives.Part = "all") -> None:
         """Read `part` of an archive or folder; raise Fault at the first thing that is not as its publisher's layout says."""
         images = self.read(path, part)
-        if isinstance(images, archives.CelebaImages):
+        if not isinstance(images, tuple):
             images.check()
 
 
@@ -178,5 +182,22 @@ DATA_SETS = {
         folder_files=lambda folder: [],  # a single file only
         write=layouts.write_sprites,
         ending=".npz",
+    ),
+    "folder": DataSet(
+        classes=(),  # those of a local folder are its subfolders
+        drawn_classes=(),
+        count=None,
+        size=64,
+        channels=3,
+        licence="their owner's, who decides what is done with them",
+        shareable=False,
+        files=(),
+        local=f"the path of a folder of {', '.join(ENDINGS)} files, or of one subfolder of them a class",
+        read=FolderImages,
+        heldout="a tenth of the pictures, chosen by a hash of the file's path in the folder",
+        folder_files=picture_files,
+        write=layouts.write_folder,
+        ending="",
+        any_size=True,
     ),
 }

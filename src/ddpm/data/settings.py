@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from ddpm.base.settings import Count, Seed, Strict, Whole
 from ddpm.data.sets import DATA_SETS, DataSet
+
+
+class Contents(NamedTuple):
+    """What a folder of pictures holds."""
+
+    classes: tuple[str, ...]  # its subfolders, by name; none where it has none
+    pictures: int  # how many, held-out ones too
 
 
 class DataConfig(Strict):
@@ -27,13 +34,16 @@ class DataConfig(Strict):
     seed: Seed = 0  # of the drawing
     crop: list[Whole] | None = Field(
         default=None,
-        description="[left, top, width, height] in pixels inside the 178x218 image; for celeba alone",
+        description="[left, top, width, height] in pixels inside the 178x218 image, for celeba, or inside every picture of a "
+        "folder, there also center",
         min_length=4,
         max_length=4,
     )
     size: Count = Field(
         default=64, description="side of the square training images in pixels; as published where they are not cut"
     )
+    channels: Literal[1, 3] = Field(default=3, description="3, or of a folder 1: its pictures in gray")
+    _contents: Contents | None = PrivateAttr(default=None)  # of a local folder, which the stage config looks into
 
     @model_validator(mode="before")
     @classmethod
@@ -42,7 +52,9 @@ class DataConfig(Strict):
         table = DATA_SETS.get(str(values.get("dataset"))) if isinstance(values, dict) else None
         if table is None:
             return values
-        missing = {"crop": table.crop and list(table.crop), "size": table.size}
+        missing = {"crop": table.crop and list(table.crop), "size": table.size, "channels": table.channels}
+        if table.any_size and values.get("crop") == "center":  # the largest square there, as without a box
+            values = values | {"crop": None}
         return missing | {key: value for key, value in values.items() if value is not None or key not in missing}
 
     @model_validator(mode="after")
@@ -52,6 +64,12 @@ class DataConfig(Strict):
             raise ValueError(f"data.source = 'official'; accepted for {self.dataset}, which is not published: {self.accepted}")
         if self.heldout and self.source in ("official", "synthetic"):
             raise ValueError(f"data.heldout = {self.heldout!r}; accepted where data.source = {self.source!r}: none")
+        if self.channels != table.channels and not table.any_size:
+            raise ValueError(f"data.channels = {self.channels}; accepted for {self.dataset}: {table.channels}")
+        if table.any_size:
+            if crop is not None and (crop[2] != crop[3] or crop[2] < 1):
+                raise ValueError(f"data.crop = {crop} is not square; accepted: width equal to height, 1 or more, or center")
+            return self
         if table.frame is None:
             if crop is not None:
                 raise ValueError(f"data.crop = {crop}; accepted for {self.dataset}, whose images are used as they are: none")
@@ -74,15 +92,28 @@ class DataConfig(Strict):
         """The data set's entry."""
         return DATA_SETS[self.dataset]
 
+    def holding(self, contents: Contents) -> Self:
+        """These settings, of a local folder that holds `contents`."""
+        copy = self.model_copy()
+        copy._contents = contents
+        return copy
+
     @property
-    def channels(self) -> int:
-        """3, or 1 where the images are gray."""
-        return self.table.channels
+    def is_own_folder(self) -> bool:
+        """Whether only the folder itself says what its classes are."""
+        return self.table.any_size and self.source != "synthetic"
+
+    @property
+    def count(self) -> int:
+        """Images that an epoch is taken to have before they are packed: as published, as are to be drawn, or as lie there."""
+        if self._contents:
+            return self._contents.pictures
+        return self.images if self.source == "synthetic" else self.table.count or self.images
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes of this source in the order of the labels; none where there are no labels."""
-        return self.table.class_names(self.source)
+        return self._contents.classes if self._contents else self.table.class_names(self.source)
 
     @property
     def shareable(self) -> bool:

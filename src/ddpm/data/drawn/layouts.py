@@ -53,6 +53,15 @@ def write_celeba(path: Path, num_images: int, seed: int, workers: int = 0) -> No
             _add(archive, f"{CELEBA_FOLDER}/{index + 1:06d}.jpg", jpeg)
 
 
+def write_folder(folder: Path, num_images: int, seed: int, workers: int = 0) -> None:
+    """Write faces to `folder`, one file each, and no others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for index, jpeg in enumerate(_each("folder", _draw_face, num_images, seed, workers)):
+        (folder / f"{index + 1:06d}.jpg").write_bytes(jpeg)
+
+
 def write_fashion_mnist(folder: Path, num_images: int, seed: int, workers: int = 0) -> None:
     """Write gray pictures of ten kinds and their labels to `folder`, in the layout of the two training files."""
     images, labels = _drawn("fashion_mnist", partial(_labelled, draw_gray_kind, len(KINDS)), num_images, seed, workers)
