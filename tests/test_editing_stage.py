@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from ddpm.figures.pictures import save_labelled_rows
+from ddpm.base.files import write_json
+from ddpm.base.hashes import sha256_of
+from ddpm.figures.pictures import images_in
 from results_tree import Tree
 from stages import Paths, editing
 
@@ -33,11 +34,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     return tree
 
 
-def first_row(paths: Paths, name: str, tmp_path: Path, label: str, images: np.ndarray) -> bool:
+def first_row(paths: Paths, name: str, images: np.ndarray) -> bool:
     """Whether the picture `name` begins with these images."""
-    save_labelled_rows(tmp_path / "row.png", [(label, images)])
-    row, picture = (np.asarray(Image.open(path)) for path in (tmp_path / "row.png", paths.metrics / f"{name}.png"))
-    return np.array_equal(picture[: len(row)], row)
+    (rows,) = images_in((paths.metrics / f"{name}.png").read_bytes())
+    return np.array_equal(rows[0], images)
 
 
 def distances(paths: Paths) -> dict[str, float]:
@@ -47,12 +47,14 @@ def distances(paths: Paths) -> dict[str, float]:
 
 def test_held_out_images_are_changed_where_they_may_be_shown(tree: Tree, tmp_path: Path) -> None:
     paths = Paths("demo", "sprites")
-    facts = paths.facts("heldout.json", "preprocess")
     heldout = np.random.default_rng(3).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    np.save(paths.work / f"heldout-images-{facts['sha256'][:16]}.npy", heldout)
+    np.save(tmp_path / "heldout.npy", heldout)
+    facts = paths.facts("heldout.json", "preprocess") | {"sha256": sha256_of(tmp_path / "heldout.npy")}
+    write_json(paths.data / "heldout.json", facts)
+    (tmp_path / "heldout.npy").rename(paths.work / f"heldout-images-{facts['sha256'][:16]}.npy")
     editing.main(paths)
     for name in ("inpainting", "edits", "reconstruction"):
-        assert first_row(paths, name, tmp_path, "held-out", heldout[:4]), name
+        assert first_row(paths, name, heldout[:4]), name
     found = distances(paths)
     for hole in ("middle", "right half"):
         assert {f"rim of {hole} drawn once", f"rim of {hole} drawn 2 times"} <= found.keys()
@@ -63,7 +65,7 @@ def test_held_out_images_are_changed_where_they_may_be_shown(tree: Tree, tmp_pat
     assert before == {name: (paths.metrics / f"{name}.png").read_bytes() for name in PICTURES}, "a second run draws the same"
 
 
-def test_licensed_images_are_neither_read_nor_shown(tree: Tree, tmp_path: Path) -> None:
+def test_licensed_images_are_neither_read_nor_shown(tree: Tree) -> None:
     """None are there to be read; the model's own stand in."""
     paths = Paths("demo", "celeba")
     assert not paths.facts("manifest.json", "download")["shareable"]
@@ -71,7 +73,7 @@ def test_licensed_images_are_neither_read_nor_shown(tree: Tree, tmp_path: Path) 
     editing.main(paths)
     drawn = editing.load(paths.ema, "cpu").sample(4, "ddpm 4", 0)
     for name in ("inpainting", "edits", "reconstruction"):
-        assert first_row(paths, name, tmp_path, "drawn", drawn), name
+        assert first_row(paths, name, drawn), name
 
 
 def test_what_is_known_of_an_image_stays_and_the_hole_does_not(tree: Tree) -> None:
