@@ -80,8 +80,12 @@ class Tree:
         origin = "drawn by this project's code (synthetic)" if synthetic else settings["data"]["origin"] or "official files"
         facts = {"dataset": recipe, "source": settings["data"]["source"], "origin": origin, "size": size, "sha256": "0" * 64}
         data = self.path / "data/demo" / recipe
-        write_json(data / "manifest.json", facts | {"name": "images.zip", "matches_official": False, "shareable": recipe != "celeba"})
-        write_json(data / "stats.json", facts | {"count": 12, "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3})
+        manifest = {"name": "images.zip", "matches_official": False, "shareable": recipe != "celeba"}
+        write_json(data / "manifest.json", facts | manifest)
+        write_json(
+            data / "stats.json",
+            facts | {"count": 12, "labels_sha256": None, "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3},
+        )
         write_json(data / "heldout.json", {"count": 5, "sha256": "1" * 64, "labels_sha256": None, "split": "another seed"})
         write_json(metrics / "train.json", {"loss": 0.125, "parameters": 1234})
         speed = {"steps": 6, "images_seen": 24, "seconds": 120.0, "device": "a test", "precision": "fp32"}
