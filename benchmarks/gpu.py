@@ -7,7 +7,8 @@
   tests      the tests marked cuda
   training   benchmarks.training of the full networks
   sampling   benchmarks.sampling of the full CIFAR-10 network
-  train      the trainings, all at once; after each slice they are stopped by SIGTERM and resumed, as after any interruption
+  train      the trainings, all at once; after each slice they are stopped by SIGTERM and resumed, as after any interruption.
+             At the limit one with lr_decay: constant ends where it is; set its train.steps to that afterwards
   figures    evaluate and every figure, some at once; then timing, alone
 
 Nothing here needs DVC: stages are run by hand, with the python that runs this. Logs, tables, pictures and checkpoints are
@@ -183,7 +184,19 @@ class Campaign:
                 if preview.exists():
                     copy(preview, self.logs / f"preview-{recipe}-{number + 1}.png")
             self.collect()
-        return statuses
+        late = [recipe for recipe in self.recipes if statuses[f"train-{recipe}"] and self.ended(recipe)]
+        return statuses | self.at_once([self.job(recipe, "train") for recipe in late], GRACE)
+
+    def ended(self, recipe: str) -> bool:
+        """Let a training whose time is over end at the step of its newest state, where any step may be the last."""
+        paths = Paths(self.scale, recipe)
+        states, settings = sorted(paths.work.glob("train-*/state-*.pt")), paths.resolved("train")
+        if not states or settings["lr_decay"] != "constant":
+            return False
+        step = int(max(states, key=lambda path: path.stat().st_mtime_ns).stem.partition("-")[2])
+        print(f"{recipe}: its time is over at step {step}: set recipes.{recipe}.train.steps = {step} to keep this", flush=True)
+        write_json(paths.metrics / "config" / "train.json", settings | {"steps": step})
+        return True
 
     def figures(self) -> dict[str, int]:
         params, deadline = load_params(self.scale), time.monotonic() + self.limits["figures"]
