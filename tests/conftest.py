@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 # Results of this checkout, which a clone makes for itself.
-RESULTS = ("store/", "metrics/", "data/", "models/", "dvc.lock", "small/dvc.lock", "full/dvc.lock")
+RESULTS = ("store/", "metrics/", "data/", "models/", "dvc.lock", "small/dvc.lock", "gpu/dvc.lock", "full/dvc.lock")
 
 TINY_TRAIN = {
     "channels": [8, 16],
@@ -213,7 +213,8 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
             shutil.copy2(ROOT / name, path / name, follow_symlinks=False)
     (path / "store").mkdir()
     # One pipeline is enough here, and DVC refuses some commands while another has never run.
-    shutil.rmtree(path / "small")
+    for folder in ("small", "gpu"):
+        shutil.rmtree(path / folder)
     checkout = Checkout(path)
     params = load_yaml((path / "params.yaml").read_text())
     params["train"] |= TINY_TRAIN

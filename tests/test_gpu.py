@@ -112,9 +112,8 @@ def test_a_campaign_that_is_killed_goes_on(untouched: Checkout, tmp_path: Path) 
     assert "stopped by SIGTERM" in log
     done = json.loads((out / "gpu.json").read_text())
     assert {part: entry["well"] for part, entry in done.items()} == dict.fromkeys(("data", "tests", "train", "figures"), True)
-    (step,) = {
-        int(word.split()[-1]) for word in output.splitlines() if "train.steps = " in word for word in [word.split(" to ")[0]]
-    }
+    (said,) = [line for line in output.splitlines() if "its time is over at step" in line]
+    step = int(said.partition("at step ")[2].partition(":")[0])
     for name in ("ema.safetensors", f"raw-{step:06d}.safetensors"):
         assert load_network(out / "models/cifar10" / name)[2]["step"] == step
     assert {path.name for path in (out / "metrics/cifar10").glob("*.png")} >= {"grid.png", "samplers.png", "timing.png"}
