@@ -80,6 +80,9 @@ def test_experiments_need_a_remote_of_the_team(project: Checkout, tmp_path: Path
     project.dvc("exp", "run", "--quiet", "--name", "older", "-S", weights(project, "b"))
     project.git("checkout", "--quiet", ".")
     assert REFUSED in project.dvc("exp", "push", "origin", "older", rc=None)
+    address = f"file://{tmp_path / 'origin.git'}"
+    assert REFUSED in project.dvc("get", address, CHECKPOINT, "--out", tmp_path / "got", rc=None)
+    assert REFUSED in project.dvc("push", "--all-commits", rc=None)
     assert objects(project.path / "store") == before
     assert {path: path.exists() for path in outside} == outside
 
