@@ -80,6 +80,12 @@ def test_experiments_need_a_remote_of_the_team(project: Checkout, tmp_path: Path
     project.dvc("exp", "run", "--quiet", "--name", "older", "-S", weights(project, "b"))
     project.git("checkout", "--quiet", ".")
     assert REFUSED in project.dvc("exp", "push", "origin", "older", rc=None)
+    other = clone(tmp_path / "origin.git", tmp_path / "elsewhere/clone")
+    project.dvc("exp", "push", "--no-cache", "origin", "older")
+    other.dvc("exp", "pull", "--no-cache", "origin", "older")
+    address = f"file://{tmp_path / 'origin.git'}"
+    assert REFUSED in project.dvc("get", address, CHECKPOINT, "--out", tmp_path / "got", rc=None)
+    assert REFUSED in project.dvc("push", "--all-commits", rc=None)
     assert objects(project.path / "store") == before
     assert {path: path.exists() for path in outside} == outside
 
@@ -95,7 +101,7 @@ def test_experiments_need_a_remote_of_the_team(project: Checkout, tmp_path: Path
     project.dvc("remote", "add", "--local", "--default", "team", team)
     project.dvc("exp", "push", "origin", "older")
 
-    other = clone(tmp_path / "origin.git", tmp_path / "elsewhere/clone")
+    other.git("pull", "--quiet")
     assert REFUSED in other.dvc("exp", "pull", "origin", "older", rc=None)
     other.dvc("remote", "add", "--local", "--default", "team", team)
     other.dvc("exp", "pull", "origin", "older", "newer")

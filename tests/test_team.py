@@ -115,6 +115,9 @@ def test_a_registered_model_is_found_and_leaves_the_house(team: Team, tmp_path: 
     team.does(away, update)
     assert (away.path / "imported.safetensors").read_bytes() == second.read_bytes()
     assert "imported.safetensors.dvc" in away.git("show", "--stat", "HEAD")
+    for options in (" --rev faces@v1", ""):
+        team.does(away, [update[0], update[1] + options])
+        assert (away.path / "imported.safetensors").read_bytes() == first.read_bytes()
 
     names = {content: name for name, content in objects(box.path / ".dvc/cache").items()}
     team.damage(names[first.read_bytes()])
