@@ -265,7 +265,8 @@ def test_filled_holes_are_measured_in_their_rim(tmp_path: Path) -> None:
     """A network that always sees gray: the distance is that of the true image from gray, whatever the way."""
     config = train_config(prediction="x0", num_timesteps=20)
     network = build_network(config)  # whose last layer starts as zeros
-    metadata = {"config": config.model_dump(), "step": 1, "kind": "ema", "data": {"size": 8}, "classes": []}
+    data = {"size": 8, "count": 3, "origin": "test", "dataset": "celeba"}
+    metadata = {"config": config.model_dump(), "step": 1, "kind": "ema", "data": data, "classes": []}
     save_weights(tmp_path / "gray.safetensors", network, metadata)
     model, images = load(tmp_path / "gray.safetensors", "cpu"), random_images(3).numpy()
     images[1:, 2:6, 2:6] = [[[0] * 3]]

@@ -55,7 +55,7 @@ state = new_state(config, torch.device("cpu"))
 before = [parameter.clone() for parameter in state.network.parameters()]
 assert list(train(state, own, config)) == [1, 2, 3]
 assert any(not torch.equal(a, b) for a, b in zip(before, state.network.parameters()))
-metadata = {"config": config.model_dump(), "step": 3, "kind": "ema", "data": {"size": 8}, "classes": []}
+metadata = {"config": config.model_dump(), "step": 3, "kind": "ema", "data": model.metadata["data"], "classes": []}
 save_weights(weights.with_name("mine.safetensors"), state.ema.network, metadata)
 assert load(weights.with_name("mine.safetensors")).sample(2, "ddim 3").shape == (2, 8, 8, 3)
 

@@ -84,7 +84,7 @@ def write_weights(path: Path, seed: int, size: int = 8, **changes: Any) -> None:
 def checkpoint(path: Path, seed: int = 0, size: int = 8, **changes: Any) -> Path:
     """Write the weights of a network of `changes` that draws images of `size` pixels a side to `path`; returns that."""
     config = train_config(num_timesteps=40, **changes)
-    data = {"size": size, "count": 3, "origin": "test"}
+    data = {"size": size, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
     classes = [f"kind {i}" for i in range(config.context_dim)]
     metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": data, "classes": classes}
     network, generator = build_network(config, seed), torch.Generator().manual_seed(seed)

@@ -108,12 +108,12 @@ def arguments() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    paths = Paths(args.scale, args.recipe or "")
-    model = load(args.checkpoint or paths.ema, "cpu", "fp32")
+    paths = Paths(args.scale, args.recipe) if args.recipe else None
+    model = load(paths.ema if paths else args.checkpoint, "cpu", "fp32")
     name = f"{args.scale}-{args.recipe}" if args.recipe else args.checkpoint.stem
     folder = args.out or ROOT / "exports" / f"page-{name}"
     title = f"{args.recipe} ({args.scale})" if args.recipe else name
-    page(model, title, folder, args.runtime or archive(WORK / "npm"), paths.metrics / "evaluate.json")
+    page(model, title, folder, args.runtime or archive(WORK / "npm"), paths.metrics / "evaluate.json" if paths else None)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {folder} ({size / 1e6:.0f} MB); python -m http.server -d {folder} serves it at http://localhost:8000")
 
