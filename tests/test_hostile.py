@@ -33,6 +33,9 @@ RUNNER = """
 import json, os, resource, runpy, signal, sys, tempfile
 import torch, numpy, PIL.Image, safetensors.torch, yaml, pydantic
 import torch.distributed.elastic.multiprocessing.errors
+import torch._dynamo, torch.utils.flop_counter  # which sampling imports when it begins, in seconds
+import ddpm.editing, ddpm.figures.pictures, ddpm.recipe, ddpm.sampling, ddpm.training.session
+import stages.packed, stages.raw, stages.window
 for line in sys.stdin:
     arguments, environment = json.loads(line)
     said = tempfile.TemporaryFile()
