@@ -38,7 +38,7 @@ report: setup ## write report.html: measures, curves and pictures of the demo on
 test: setup ## lint, types and the fast tests
 	ruff check .
 	mypy
-	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test-all: setup ## lint, types and all tests, the slow ones too
 	ruff check .

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from PIL import Image
 
 import stages
+from conftest import ROOT, Checkout
 from ddpm.base.faults import Fault
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
@@ -354,3 +358,18 @@ def test_half_precision_draws_nearly_the_same(monkeypatch: pytest.MonkeyPatch, c
     rough = run(monkeypatch, *words, "--precision", "bf16").astype(int)
     assert 0 < np.abs(rough - exact).mean() < 10
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.slow
+def test_make_samples_draws_from_a_download_without_git(tmp_path: Path) -> None:
+    """As GitHub packs it, after `make setup`: DVC is told that there is no git, and the checkpoints come out of store/."""
+    checkout = Checkout(tmp_path / "ddpm")
+    packed = subprocess.run(["git", "archive", "--format=tar", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(checkout.path, filter="data")
+    (checkout.path / ".venv").symlink_to(sys.prefix)
+    checkout.run("make", "--assume-old=.venv/.installed", "samples")
+    for name in ("faces", "classes"):
+        with Image.open(checkout.path / f"samples/{name}.png") as image:
+            assert image.width > 700
+    assert "celeba --scale small             64 px, 2.0 M parameters" in checkout.python("-m", "tools.sample", "--list")
