@@ -65,7 +65,10 @@ def project(tmp_path, monkeypatch):
         }  # fmt: skip
         labels = "44dd" * 16 if classes else None
         channels = DATA_SETS[data["dataset"]].channels
-        stats = {"count": 6000, "size": data["size"], "channels": channels, "sha256": "22bb" * 16, "labels_sha256": labels}
+        stats = {
+            "count": 6000, "size": data["size"], "channels": channels, "sha256": "22bb" * 16, "labels_sha256": labels,
+            "mean": [0.5] * channels, "std": [0.2] * channels, "dataset": data["dataset"], "origin": manifest["origin"],
+        }  # fmt: skip
         heldout = {"count": 600, "sha256": "33cc" * 16, "labels_sha256": labels, "split": "every tenth"}
         measured = GOOD | ({"accuracy": 0.9} if settings["train"]["context_dim"] else {})
         # The weights need only a header that says enough to load them.
