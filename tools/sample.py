@@ -157,7 +157,7 @@ def context_of(args: argparse.Namespace, model: Model, count: int) -> Tensor | N
 def read_image(path: Path, model: Model) -> Tensor:
     """The picture `path`, its middle square at the model's size: float32 (1, C, H, W) in [-1, 1]. Raises Fault."""
     channels, size, _ = model.shape
-    check_regular(path)
+    check_regular(path, "accepted: a picture such as a .png or .jpg")
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
