@@ -177,7 +177,7 @@ def read_image(path: Path, model: Model) -> Tensor:
     Raises Fault.
     """
     channels, size, _ = model.shape
-    check_regular(path)
+    check_regular(path, "accepted: a picture such as a .png or .jpg")
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
