@@ -137,8 +137,6 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     refuse(not largest <= 1000, f"--context with {largest}: accepted: numbers from -1000 to 1000")
     many = max(args.images or 0, (args.per_row or 0) ** 2)
     refuse(many > MAX_IMAGES, f"{many} images: accepted: up to {MAX_IMAGES}, and the square root of that with --per-row")
-    no_file = args.out is not None and os.path.lexists(args.out) and not args.out.is_file()
-    refuse(no_file, f"--out {args.out}: is there, and is no file; accepted: the name of a file")
     for name, only in (("mask", "inpaint"), ("strength", "edit"), ("seed_to", "interpolate")):
         option = f"--{name.replace('_', '-')} with --mode {mode}"
         refuse(getattr(args, name) is not None and mode != only, f"{option}: accepted with --mode {only}")
@@ -342,7 +340,7 @@ def listed() -> list[str]:
 def check_out(out: Path) -> None:
     """Raise Fault if `out` cannot be written, which is better known before an hour of sampling than after it."""
     above = next(folder for folder in out.absolute().parents if folder.exists())
-    if out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+    if (os.path.lexists(out) and not out.is_file()) or not above.is_dir() or not os.access(above, os.W_OK):
         raise Fault(f"--out {out}: cannot be written there; accepted: a file in a folder that you may write to")
 
 
