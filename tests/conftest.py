@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import signal
@@ -80,7 +79,6 @@ def clean_environment(home: Path) -> dict[str, str]:
 def quick_python() -> Path:
     """A `python` that has already imported what takes seconds."""
     folder = Path(tempfile.mkdtemp(prefix="python-"))  # short: a socket's path has little room
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return start_server(folder, clean_environment(folder))
 
 

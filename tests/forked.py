@@ -15,6 +15,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 def start_server(folder: Path, env: dict[str, str]) -> Path:
-    """Start the process that is forked, which ends with this one; return the path of the `python` in `folder`."""
+    """Start the process that is forked, which ends with this one and removes `folder`; return the `python` in there."""
     python, address = folder / "python", folder / "socket"
     python.write_text(SCRIPT.format(python=sys.executable, address=str(address)))
     python.chmod(0o755)
@@ -66,6 +67,7 @@ def serve(address: str) -> None:
     while True:
         ready, _, _ = select.select([listening, sys.stdin], [], [])
         if sys.stdin in ready:
+            shutil.rmtree(Path(address).parent)
             os._exit(0)
         caller, _ = listening.accept()
         if os.fork() == 0:
