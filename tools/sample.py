@@ -19,6 +19,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -338,9 +339,10 @@ def listed() -> list[str]:
 
 
 def check_out(out: Path) -> None:
-    """Raise Fault if `out` cannot be written, which is better known before an hour of sampling than after it."""
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if (os.path.lexists(out) and not out.is_file()) or not above.is_dir() or not os.access(above, os.W_OK):
+    """Make the folder of `out`. Raises Fault if it cannot be written, which is better known before an hour of sampling."""
+    with contextlib.suppress(OSError):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if (os.path.lexists(out) and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise Fault(f"--out {out}: cannot be written there; accepted: a file in a folder that you may write to")
 
 
