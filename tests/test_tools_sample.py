@@ -264,7 +264,7 @@ def test_the_list_says_what_is_here_and_what_fetches_the_rest(
         ("sprites --weights raw", "no raw weights of sprites in models/demo/sprites, nor shared ones"),
         ("nobody", "and no such recipe in params.yaml: python -m tools.sample --list"),
         ("nobody --scale full", "and no such recipe in full/params.yaml"),
-        ("--checkpoint nowhere.safetensors", "--checkpoint nowhere.safetensors: no such file; accepted: a .safetensors file"),
+        ("--checkpoint nowhere.safetensors", "nowhere.safetensors: no such file; accepted: a .safetensors file"),
     ],
 )
 def test_a_checkpoint_that_is_not_there_comes_with_advice_that_can_help(

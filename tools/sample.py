@@ -305,8 +305,7 @@ def fetching(scale: str, recipe: str) -> str:
 def checkpoint_of(args: argparse.Namespace) -> Path:
     """The file that the arguments name. Raises Fault that says what would bring it here, if anything would."""
     if args.checkpoint:
-        if not args.checkpoint.is_file():
-            raise Fault(f"--checkpoint {args.checkpoint}: no such file; accepted: a .safetensors file of this project")
+        check_regular(args.checkpoint, "accepted: a .safetensors file of this project")
         return args.checkpoint
     paths = Paths(args.scale, args.recipe)
     if found := sorted(paths.models.glob("raw-*.safetensors" if args.weights == "raw" else paths.ema.name)):
