@@ -222,7 +222,7 @@ def test_missing_held_out_images_are_made_again_and_must_be_the_recorded_ones(pr
     np.save(labels, np.load(labels)[:-1])
     name = labels.relative_to(project.root)
     assert f"{name} is damaged: its sha256 is not the recorded one" in (said := project.heldout_labels("cifar10").stdout)
-    assert said.endswith(f"seen {total}\n")
+    assert said.endswith(f"seen {sum_}\n")
     facts = project.root / "data/demo/cifar10/heldout.json"
     facts.write_text(with_another("sha256", facts.read_text()))
     done = project.heldout_images("cifar10")
