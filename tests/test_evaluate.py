@@ -65,7 +65,8 @@ def test_the_same_bytes_at_any_number_of_processes_and_without_what_was_kept(don
 def test_a_model_of_other_images_is_refused(done: Checkout) -> None:
     facts = json.loads((done.path / "data/demo/cifar10/stats.json").read_text())
     other = json.loads((done.path / "data/demo/celeba/stats.json").read_text())
-    (done.path / "data/demo/cifar10/stats.json").write_text(json.dumps(facts | {key: other[key] for key in ("sha256", "size", "count")}))
+    facts |= {key: other[key] for key in ("sha256", "size", "count")}
+    (done.path / "data/demo/cifar10/stats.json").write_text(json.dumps(facts))
     array = next((done.path / "work/demo/celeba").glob(f"images-{other['sha256'][:16]}*"))
     (done.path / "work/demo/cifar10" / array.name).write_bytes(array.read_bytes())
     output = done.python("-m", "stages.evaluate", "cifar10", rc=1)
