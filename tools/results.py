@@ -20,12 +20,11 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def trained() -> list[tuple[str, str, Path]]:
-    """(scale, recipe, folder of metrics) of every recipe whose training and figures are finished."""
+    """(scale, recipe, folder of metrics) of every recipe that has been trained; what else it has, its rows show."""
     found = []
     for scale in SCALES[1:]:  # the demo's times and last digits are those of whoever ran it last
         folders = [ROOT / "metrics" / scale / recipe for recipe in load_params(scale)["recipe_names"]]
-        finished = [folder for folder in folders if all((folder / name).exists() for name in ("timing.json", "solvers.csv"))]
-        found += [(scale, folder.name, folder) for folder in finished]
+        found += [(scale, folder.name, folder) for folder in folders if (folder / "train.json").exists()]
     return found
 
 
@@ -103,7 +102,11 @@ def training_table() -> str:
 
 def timing_table() -> str:
     """A row a recipe and device, a column a sampler."""
-    runs = [(f"{scale} / {recipe}", read(folder, "timing.json")) for scale, recipe, folder in trained()]
+    runs = [
+        (f"{scale} / {recipe}", read(folder, "timing.json"))
+        for scale, recipe, folder in trained()
+        if (folder / "timing.json").exists()
+    ]
     for _, timing in runs:  # the spacing of the steps changes no time
         timing["seconds"] = {label.partition(",")[0]: cells for label, cells in timing["seconds"].items()}
     labels = list(dict.fromkeys(label for _, timing in runs for label in timing["seconds"]))
@@ -125,6 +128,8 @@ def solvers_table() -> str:
     rows: list[list[str]] = []
     methods: list[str] = []
     for scale, recipe, folder in trained():
+        if not (folder / "solvers.csv").exists():
+            continue
         with (folder / "solvers.csv").open(newline="") as file:
             found = [row for row in csv.DictReader(file) if row["calls"] == CALLS and row["sampler"] != "DDPM"]
         methods = list(dict.fromkeys(row["sampler"] for row in found)) or methods
