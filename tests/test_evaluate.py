@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from conftest import Checkout
 from ddpm.base.faults import Fault
+from ddpm.base.hashes import sha256_of
 from ddpm.base.settings import validate
 from ddpm.evaluation.copies import Nearest
 from ddpm.evaluation.likelihood import Terms
@@ -63,12 +64,12 @@ def test_the_same_bytes_at_any_number_of_processes_and_without_what_was_kept(don
 
 
 def test_a_model_of_other_images_is_refused(done: Checkout) -> None:
-    facts = json.loads((done.path / "data/demo/cifar10/stats.json").read_text())
-    other = json.loads((done.path / "data/demo/celeba/stats.json").read_text())
-    facts |= {key: other[key] for key in ("sha256", "size", "count")}
-    (done.path / "data/demo/cifar10/stats.json").write_text(json.dumps(facts))
-    array = next((done.path / "work/demo/celeba").glob(f"images-{other['sha256'][:16]}*"))
-    (done.path / "work/demo/cifar10" / array.name).write_bytes(array.read_bytes())
+    path, work = done.path / "data/demo/cifar10/stats.json", done.path / "work/demo/cifar10"
+    facts = json.loads(path.read_text())
+    np.save(work / "other.npy", 255 - np.load(next(work.glob(f"images-{facts['sha256'][:16]}*.npy"))))
+    other = sha256_of(work / "other.npy")
+    (work / "other.npy").rename(work / f"images-{other[:16]}.npy")
+    path.write_text(json.dumps(facts | {"sha256": other}))
     output = done.python("-m", "stages.evaluate", "cifar10", rc=1)
     assert "was trained on other images than data/demo/cifar10/stats.json describes" in output
     assert "Traceback" not in output
