@@ -71,15 +71,13 @@ class Running:
                 self.status = status
         return self.status is not None
 
-    def stop(self) -> None:
-        """Let a process save what it must, and end it."""
-        self.rest = []
-        self.process.send_signal(signal.SIGTERM)
+    def end(self) -> int:
+        """The exit status of a process that has been asked to end, once it has saved what it must."""
         try:
-            self.status = self.process.wait(GRACE)
+            return self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.status = self.process.wait()
+            return self.process.wait()
 
 
 def at_once(
@@ -109,8 +107,7 @@ def at_once(
         for one in running:  # all are asked before any is waited for
             one.process.send_signal(signal.SIGTERM)
         for one in running:
-            one.stop()
-            statuses[one.job.name] = -signal.SIGTERM if one.status is None else one.status
+            statuses[one.job.name] = one.end()
     return statuses | {job.name: -signal.SIGTERM for job in waiting}
 
 

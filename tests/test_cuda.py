@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -195,20 +194,6 @@ def test_a_gpu_draws_the_images_of_a_cpu(sampler: str, tmp_path: Path) -> None:
         difference = abs(here.astype(int) - there.sample(10, sampler, seed=3, batch_size=batch_size).astype(int))
         assert int(difference.max()) <= 2
         assert float(difference.mean()) < 0.05
-
-
-def test_noise_costs_little_beside_the_network() -> None:
-    """A draw of 100 images is one launch: less than the thousands of microseconds that a call of a network takes."""
-    noise = NoiseStreams(0, range(100), (3, 32, 32), CUDA)
-    for _ in range(3):
-        noise.draw()
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(20):
-        noise.draw()
-    torch.cuda.synchronize()
-    print(f"a draw: {(time.perf_counter() - begin) / 20 * 1e6:.0f} us")
-    assert noise.draws == 23
 
 
 def test_flops_are_counted_on_a_gpu_as_on_a_cpu(network: UNet) -> None:
