@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import Contender, Work, benchmark, measure, options
+from benchmarks.common import Contender, Work, benchmark, measure, options, total_flops
 from benchmarks.training import CPU_BATCH_SIZE, PASSES
 from ddpm.base.faults import faults_reported
-from ddpm.machine.compilation import forward_flops
 from ddpm.machine.precision import autocast, memory_format, resolve_precision
 from ddpm.model.unet import UNet, build_network, timestep_embedding
 from ddpm.recipe import Recipe
@@ -63,7 +62,7 @@ def run(recipe: Recipe, device: torch.device, batch_size: int | None, rounds: in
         if one_by_one:
             network.__class__ = OneByOne
         x_t = torch.randn(batch_size, 3, size, size, device=device).to(memory_format=order)
-        flops = forward_flops(network, (3, size, size))
+        flops = total_flops(network, (3, size, size))
         work = step(network, torch.compile(network) if compiled else network, config, x_t)
         name = f"{names[order]}, {'compiled' if compiled else 'eager'}{', a product a block' if one_by_one else ''}"
         parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import PEERS, installed
 from benchmarks.report import run_text
@@ -55,6 +57,18 @@ class Ceiling:
     work: Work
     precision: str
     flops: int
+
+
+def total_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Floating-point operations of a call of any fp32 `network` for one image of `shape` (C, H, W), attention included.
+
+    A multiplication and an addition count as two. Counted by calling it once.
+    """
+    device = next(network.parameters()).device
+    x_t, t = torch.zeros(1, *shape, device=device), torch.ones(1, dtype=torch.int64, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(x_t, t)
+    return int(counter.get_total_flops())
 
 
 def alternate(works: dict[str, Work], rounds: int, device: torch.device, warmup: int = 1) -> dict[str, list[float]]:

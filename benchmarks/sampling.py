@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.common import Contender, Work, benchmark, measure, options, paired_ratio, positive
+from benchmarks.common import Contender, Work, benchmark, measure, options, paired_ratio, positive, total_flops
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
 from ddpm.base.faults import Fault, faults_reported
-from ddpm.machine.compilation import forward_flops, sampling_repays
+from ddpm.machine.compilation import sampling_repays
 from ddpm.machine.precision import autocast, resolve_precision
 from ddpm.model.schedule import schedule_of
 from ddpm.model.unet import build_network
@@ -116,7 +116,7 @@ def contenders(recipe: Recipe, batch_size: int, steps: int, device: torch.device
     def noise() -> NoiseStreams:
         return NoiseStreams(0, range(batch_size), shape, device)
 
-    flops = forward_flops(fresh(), shape)
+    flops = total_flops(fresh(), shape)
     # As stages.drawing decides for the grid figure.
     calls = recipe.figures.grid.images * recipe.figures.drawing.chosen().num_steps
     compiled = sampling_repays(calls * flops, device)
@@ -134,14 +134,14 @@ def contenders(recipe: Recipe, batch_size: int, steps: int, device: torch.device
     x_t = torch.randn(batch_size, *shape, device=device)
     if installed("diffusers"):
         plain = diffusers_unet(config, size).to(device)
-        flops = forward_flops(plain, shape)
+        flops = total_flops(plain, shape)
         add("diffusers, default", plain, flops, diffusers_sampling(plain, x_t, steps), "fp32", False)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         network = tuned(diffusers_unet(config, size).to(dtype), device, compiled, sampling=True)
         add("diffusers, as ours", network, flops, diffusers_sampling(network, x_t.to(dtype), steps), precision)
     if installed("denoising_diffusion_pytorch"):
         plain = lucidrains_unet(config, fused_attention=False).to(device)
-        flops = forward_flops(plain, shape)
+        flops = total_flops(plain, shape)
         works = lucidrains_sampling(plain, x_t, config.num_timesteps, steps, "fp32")
         add("lucidrains, default", plain, flops, works, "fp32", False)
         network = tuned(lucidrains_unet(config, fused_attention=precision == "bf16"), device, compiled, sampling=True)

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import STEPS_A_TURN, Contender, Work, benchmark, measure, options
+from benchmarks.common import STEPS_A_TURN, Contender, Work, benchmark, measure, options, total_flops
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
 from ddpm.base.faults import faults_reported
-from ddpm.machine.compilation import forward_flops, training_repays
+from ddpm.machine.compilation import training_repays
 from ddpm.machine.precision import autocast, memory_format, resolve_precision
 from ddpm.model.pixels import to_float
 from ddpm.model.unet import build_network
@@ -114,7 +114,7 @@ def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Co
 
     asked = recipe.train
     network: nn.Module = build_network(asked, asked.seed)
-    flops = forward_flops(network, shape)
+    flops = total_flops(network, shape)
     compiled = asked.compile
     if compiled == "auto":  # as ddpm.training.loop decides for the whole training
         compiled = training_repays(PASSES * flops * asked.batch_size * asked.steps, device)
@@ -128,13 +128,13 @@ def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Co
     x0_tuned = x0.contiguous(memory_format=memory_format(device))
     if installed("diffusers"):
         plain = diffusers_unet(config, size).to(device)
-        flops = forward_flops(plain, shape)
+        flops = total_flops(plain, shape)
         add("diffusers, default", plain, flops, diffusers_step(plain, config, x0, "fp32"), "fp32", False)
         network = tuned(diffusers_unet(config, size), device, compiled, sampling=False)
         add("diffusers, as ours", network, flops, diffusers_step(network, config, x0_tuned, precision), precision)
     if installed("denoising_diffusion_pytorch"):
         plain = lucidrains_unet(config, fused_attention=False).to(device)
-        flops = forward_flops(plain, shape)
+        flops = total_flops(plain, shape)
         work = lucidrains_step(plain, config, (x0 + 1) / 2, "fp32")
         add("lucidrains, default", plain, flops, work, "fp32", False)
         network = tuned(lucidrains_unet(config, fused_attention=precision == "bf16"), device, compiled, sampling=False)

@@ -17,7 +17,7 @@ from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import Sampler
 from stages import Paths, stage
 
-REFERENCE_STEPS = 1000  # of DPM-Solver++, or all T where there are fewer
+FINER, LONGEST = 20, 1000  # calls of the long solution: so many times those of the longest one compared, or so many
 SPACINGS: tuple[Spacing, ...] = ("uniform", "quadratic")
 
 
@@ -28,7 +28,7 @@ def main(paths: Paths) -> None:
     def draw(sampler: Sampler) -> np.ndarray:
         return model.sample(drawing.per_row, sampler, own.seed, **drawing.options)
 
-    reference = Sampler("dpm_solver_pp", min(REFERENCE_STEPS, model.config.num_timesteps))
+    reference = Sampler("dpm_solver_pp", min(FINER * max(own.steps), LONGEST, model.config.num_timesteps))
     truth = draw(reference)
     few = own.steps[len(own.steps) // 4]
     table, rows = (

@@ -42,6 +42,7 @@ TINY_TRAIN = {
     "checkpoints": [2, 4],
     "log_every": 2,
     "precision": "fp32",  # the same bits on every machine and in every run
+    "threads": 1,
 }
 TINY_FIGURES = {
     "drawing": {"sampler": "ddpm 4", "per_row": 2, "batch_size": 4},

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from benchmarks import choices, inpainting, report, sampling, training
-from benchmarks.common import Contender, alternate, ceilings, measure, paired_ratio, share_of_ceiling
+from benchmarks.common import Contender, alternate, ceilings, measure, paired_ratio, share_of_ceiling, total_flops
 from benchmarks.networks import PEERS, diffusers_unet, lucidrains_unet
 from conftest import Checkout
-from ddpm.machine.compilation import forward_flops
 from ddpm.model.pixels import to_float
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
@@ -88,7 +87,7 @@ class OneOfEach(nn.Module):
 def test_flops_of_known_layers() -> None:
     pixels = 8 * 8
     expected = 2 * pixels * 9 * 3 * 5 + 2 * (2 * pixels**2 * 5) + 2 * pixels * 5 * 3
-    assert forward_flops(OneOfEach(), (3, 8, 8)) == expected
+    assert total_flops(OneOfEach(), (3, 8, 8)) == expected
 
 
 def tiny_recipe(**train: Any) -> Recipe:

@@ -184,6 +184,7 @@ from ddpm.sampling import load
 model = load(sys.argv[1], "cpu")
 images = model.sample(4, "unipc 5", seed=0, classes=["hero", "spell"])
 assert images.shape == (4, 8, 8, 3) and images.dtype == "uint8" and images.std() > 0
+assert "torch._dynamo" not in sys.modules, "which takes as long to import as torch"
 """
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.machine.compilation import forward_flops, sampling_repays, training_repays
 from ddpm.machine.precision import autocast
@@ -77,6 +79,17 @@ def test_flops_of_known_layers() -> None:
             return self.conv(x_t).sum() + self.time(t.float()[:, None]).sum()
 
     assert forward_flops(Layers(), (3, 8, 6)) == 2 * 3 * 7 * 9 * 8 * 6 + 2 * 5
+
+
+@pytest.mark.parametrize("changes", [{}, {"upsample": "transposed", "attention": [False, True], "heads": 2}])
+def test_flops_are_those_that_torch_counts_of_the_layers(changes: dict[str, Any]) -> None:
+    network = build_network(train_config(channels=[16, 32], **changes))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 32, 32), torch.ones(1, dtype=torch.int64))
+    convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    embedding = sum(2 * layer.weight.numel() for layer in network.time if isinstance(layer, nn.Linear))
+    assert forward_flops(network, (3, 32, 32)) == convolutions + embedding
+
 
 
 def test_what_repays_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:

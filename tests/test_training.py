@@ -184,6 +184,23 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others() -> None:
         assert a.ndim < 2 or not torch.equal(a, c)
 
 
+def test_the_setting_threads_decides_the_bits_and_the_environment_does_not() -> None:
+    images, before = random_images(64, 32), torch.get_num_threads()
+
+    def weights(threads: int, given: int) -> Tensor:
+        torch.set_num_threads(given)
+        state = run(images, threads=threads, steps=3, channels=[16, 32], batch_size=16, precision="fp32")
+        assert torch.get_num_threads() == threads
+        return torch.cat([weight.flatten() for weight in state.network.parameters()])
+
+    try:
+        alone, first, second = weights(1, 2), weights(2, 1), weights(2, 2)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(first, second)
+    assert not torch.equal(alone, first), "were they equal, the setting could go"
+
+
 def test_bf16_trains_like_fp32() -> None:
     full, half = (losses(run(random_images(), precision=precision, log_every=1)) for precision in ("fp32", "bf16"))
     assert full != half

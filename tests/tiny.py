@@ -49,6 +49,7 @@ SETTINGS: dict[str, Any] = {
     "checkpoints": [],
     "log_every": 2,
     "precision": "fp32",
+    "threads": 1,
     "compile": False,
 }
 

@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,6 @@ from torch import Tensor, nn
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file, write_json
 from ddpm.base.hashes import sha256_of
-from ddpm.model import unet
 from ddpm.sampling import Model, load
 from ddpm.sampling.grid import Spacing
 from ddpm.sampling.settings import Sampler, sampler_of
@@ -101,7 +99,7 @@ def write_model(model: Model, path: Path, form: str, precision: str) -> None:
     batch = torch.export.Dim("batch", min=1)
     dynamic = {name: {0: batch} if values.ndim else {} for name, values in inputs.items()}
     module = Exported(model, precision == "fp16").eval()
-    with quiet(), open_batch(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(module, (), inputs, dynamic_shapes=dynamic)
         converted = to_onnx(program, inputs) if form == "onnx" else None
     with whole_file(path) as temporary:
@@ -109,15 +107,6 @@ def write_model(model: Model, path: Path, form: str, precision: str) -> None:
             converted.save(temporary)
         else:
             torch.export.save(program, temporary)
-
-
-def open_batch() -> contextlib.AbstractContextManager[Any]:
-    """Lets the batch stay open: `len` of a tensor is an int, and what torch.export has seen as one is fixed."""
-
-    def size(values: Any) -> Any:
-        return values.shape[0] if isinstance(values, Tensor) else len(values)
-
-    return mock.patch.object(unet, "len", size, create=True)
 
 
 def to_onnx(program: torch.export.ExportedProgram, inputs: dict[str, Tensor]) -> torch.onnx.ONNXProgram:

@@ -260,15 +260,15 @@ class UNet(nn.Module):
         layers = [block.time for block in self._in_order if block.time is not None]
         emb = self.time(timestep_embedding(t, self.time_emb_dim))
         if self.context is not None:
-            emb = emb + self.context(emb.new_zeros(len(t), self.context_dim) if context is None else context)
+            emb = emb + self.context(emb.new_zeros(t.shape[0], self.context_dim) if context is None else context)
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         split = F.linear(emb, weight, bias)[:, :, None, None].split([layer.out_features for layer in layers], dim=1)
         following = iter(split)
         return iter([None if block.time is None else next(following) for block in self._in_order])
 
     def forward(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None and context.shape != (len(x_t), self.context_dim):
-            raise ValueError(f"context has shape {tuple(context.shape)}; accepted: {(len(x_t), self.context_dim)}")
+        if context is not None and context.shape != (x_t.shape[0], self.context_dim):
+            raise ValueError(f"context has shape {tuple(context.shape)}; accepted: {(x_t.shape[0], self.context_dim)}")
         if min(x_t.shape[-2:]) <= 2 ** (len(self.downs) - 2):
             raise ValueError(f"height and width {tuple(x_t.shape[-2:])} are too small to be halved {len(self.downs) - 1} times")
         shifts = self.shifts(t, context)

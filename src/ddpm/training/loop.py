@@ -90,6 +90,8 @@ def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor
     """
     device = next(state.network.parameters()).device
     configure(config.precision, device)
+    if config.threads:
+        torch.set_num_threads(config.threads)  # another number adds up the gradients of weights in another order
     state.network.train()
     loss_of, unsummed = _loss_function(state, images, config, device)
     # Listed once: walking the modules takes as long as a small step on a GPU.

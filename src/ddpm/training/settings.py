@@ -37,6 +37,9 @@ class TrainConfig(ModelConfig):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="a number in [0, 1)")
     flip: bool = Field(description="true or false: mirror each image left-right with probability 1/2")
     log_every: Annotated[int, Field(ge=1, le=MAX_STEPS)] = Field(description="steps a row of loss.csv, 1 or more")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        description="threads of the processor for each step, 1 or more, or 0 for one a core, at most 1024"
+    )
     compile: Literal["auto"] | bool = Field(description="auto, true or false")
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = Field(
         description="optimizer steps, 1 or more, at most 10^9, or epochs, as in: 50 epochs"
