@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,14 +45,23 @@ def ours(config: TrainConfig, images: Tensor, device: torch.device) -> Work:
     return lambda: next(steps)
 
 
-def diffusers_step(network: Any, config: TrainConfig, x0: Tensor, precision: str) -> Work:
-    """A step of diffusers' examples/unconditional_image_generation/train_unconditional.py with --use_ema, from the noise
-    to the logged loss. `x0`: float32 (B, C, H, W) in [-1, 1]."""
+class Peer(NamedTuple):
+    """A training of another library."""
+
+    step: Callable[[], float]  # returns the loss
+    averaged: Callable[[], Any]  # the network with its averaged weights, in the library's own wrapping
+
+
+def diffusers_training(
+    network: Any, config: TrainConfig, batches: Iterator[Tensor], precision: str, steps: int = ENDLESS, lr: float = 1e-4
+) -> Peer:
+    """diffusers' examples/unconditional_image_generation/train_unconditional.py with --use_ema: a step is all from the
+    noise to the logged loss. `batches`: float32 (B, C, H, W) in [-1, 1]."""
     diffusers = importlib.import_module("diffusers")
     scheduler = diffusers.DDPMScheduler(num_train_timesteps=config.num_timesteps)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     lr_scheduler = importlib.import_module("diffusers.optimization").get_scheduler(
-        "cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=ENDLESS
+        "cosine", optimizer=optimizer, num_warmup_steps=min(500, steps // 10), num_training_steps=steps
     )
     ema = importlib.import_module("diffusers.training_utils").EMAModel(
         network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4
@@ -58,6 +69,7 @@ def diffusers_step(network: Any, config: TrainConfig, x0: Tensor, precision: str
     network.train()
 
     def step() -> float:
+        x0 = next(batches)
         noise = torch.randn_like(x0)
         timesteps = torch.randint(0, config.num_timesteps, (len(x0),), device=x0.device)
         noisy = scheduler.add_noise(x0, noise, timesteps)
@@ -72,20 +84,26 @@ def diffusers_step(network: Any, config: TrainConfig, x0: Tensor, precision: str
         ema.step(network.parameters())
         return loss.item()
 
-    return step
+    def averaged() -> Any:
+        ema.copy_to(network.parameters())
+        return network
+
+    return Peer(step, averaged)
 
 
-def lucidrains_step(network: nn.Module, config: TrainConfig, images: Tensor, precision: str) -> Work:
-    """A step of denoising_diffusion_pytorch.Trainer with its defaults. `images`: float32 (B, C, H, W) in [0, 1]."""
-    package = importlib.import_module("denoising_diffusion_pytorch")
-    diffusion = package.GaussianDiffusion(network, image_size=images.shape[-1], timesteps=config.num_timesteps)
-    diffusion.to(images.device).train()
-    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
-    ema = importlib.import_module("ema_pytorch").EMA(diffusion, beta=0.995, update_every=10).to(images.device)
+def lucidrains_training(
+    network: nn.Module, config: TrainConfig, batches: Iterator[Tensor], size: int, precision: str, lr: float = 1e-4
+) -> Peer:
+    """denoising_diffusion_pytorch.Trainer with its defaults. `batches`: float32 (B, C, `size`, `size`) in [0, 1]."""
+    package, device = importlib.import_module("denoising_diffusion_pytorch"), next(network.parameters()).device
+    diffusion = package.GaussianDiffusion(network, image_size=size, timesteps=config.num_timesteps)
+    diffusion.to(device).train()
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=lr, betas=(0.9, 0.99))
+    ema = importlib.import_module("ema_pytorch").EMA(diffusion, beta=0.995, update_every=10).to(device)
 
     def step() -> float:
-        with autocast(precision, images.device):
-            loss = diffusion(images)
+        with autocast(precision, device):
+            loss = diffusion(next(batches))
         value = loss.item()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
@@ -94,7 +112,7 @@ def lucidrains_step(network: nn.Module, config: TrainConfig, images: Tensor, pre
         ema.update()
         return value
 
-    return step
+    return Peer(step, lambda: ema.ema_model)
 
 
 def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Contender]:
@@ -104,7 +122,9 @@ def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Co
     steps = STEPS_A_TURN[device.type]
     found = []
 
-    def add(name: str, network: nn.Module, flops: int, work: Work, arithmetic: str, switches: bool = True) -> None:
+    def add(
+        name: str, network: nn.Module, flops: int, work: Callable[[], object], arithmetic: str, switches: bool = True
+    ) -> None:
         def turn() -> None:
             for _ in range(steps):
                 work()
@@ -129,17 +149,19 @@ def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Co
     if installed("diffusers"):
         plain = diffusers_unet(config, size).to(device)
         flops = total_flops(plain, shape)
-        add("diffusers, default", plain, flops, diffusers_step(plain, config, x0, "fp32"), "fp32", False)
+        peer = diffusers_training(plain, config, itertools.repeat(x0), "fp32")
+        add("diffusers, default", plain, flops, peer.step, "fp32", False)
         network = tuned(diffusers_unet(config, size), device, compiled, sampling=False)
-        add("diffusers, as ours", network, flops, diffusers_step(network, config, x0_tuned, precision), precision)
+        peer = diffusers_training(network, config, itertools.repeat(x0_tuned), precision)
+        add("diffusers, as ours", network, flops, peer.step, precision)
     if installed("denoising_diffusion_pytorch"):
         plain = lucidrains_unet(config, fused_attention=False).to(device)
         flops = total_flops(plain, shape)
-        work = lucidrains_step(plain, config, (x0 + 1) / 2, "fp32")
-        add("lucidrains, default", plain, flops, work, "fp32", False)
+        peer = lucidrains_training(plain, config, itertools.repeat((x0 + 1) / 2), size, "fp32")
+        add("lucidrains, default", plain, flops, peer.step, "fp32", False)
         network = tuned(lucidrains_unet(config, fused_attention=precision == "bf16"), device, compiled, sampling=False)
-        work = lucidrains_step(network, config, (x0_tuned + 1) / 2, precision)
-        add("lucidrains, as ours", network, flops, work, precision)
+        peer = lucidrains_training(network, config, itertools.repeat((x0_tuned + 1) / 2), size, precision)
+        add("lucidrains, as ours", network, flops, peer.step, precision)
     return found
 
 

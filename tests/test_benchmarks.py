@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,13 @@ def test_a_peer_learns() -> None:
         pytest.importorskip(package)
     config, x0 = train_config(), to_float(random_images(16))
     networks = [diffusers_unet(config, 8), lucidrains_unet(config, fused_attention=False)]
-    steps = [
-        training.diffusers_step(networks[0], config, x0, "fp32"),
-        training.lucidrains_step(networks[1], config, (x0 + 1) / 2, "fp32"),
+    peers = [
+        training.diffusers_training(networks[0], config, repeat(x0), "fp32"),
+        training.lucidrains_training(networks[1], config, repeat((x0 + 1) / 2), 8, "fp32"),
     ]
-    for network, step in zip(networks, steps, strict=True):
+    for network, peer in zip(networks, peers, strict=True):
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        losses = [step() for _ in range(12)]
+        losses = [peer.step() for _ in range(12)]
         assert all(torch.tensor(losses).isfinite())
         assert [name for name, value in network.named_parameters() if torch.equal(value, before[name])] == []
 

@@ -1,0 +1,121 @@
+"""The benchmark of quality trains what it says for as long as it says, measures all alike, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import busy, quality, report
+from benchmarks.networks import installed
+from ddpm.recipe import Recipe, resolve
+from stages import load_params
+from tiny import random_images, train_config
+
+
+def tiny_recipe() -> Recipe:
+    recipe, _ = resolve(load_params("demo"), "celeba")
+    data = recipe.data.model_copy(update={"size": 8})
+    evaluation = recipe.evaluation.model_copy(update={"sampler": "unipc 2"})
+    return recipe.model_copy(update={"data": data, "evaluation": evaluation, "train": train_config(num_timesteps=100)})
+
+
+def spinning(seconds: float) -> quality.Training:
+    def step() -> None:
+        begin = time.process_time()
+        while time.process_time() - begin < seconds:
+            pass
+
+    return quality.Training(step, dict, 1, 0)
+
+
+def test_as_many_steps_as_fit_into_the_minutes() -> None:
+    assert quality.steps_in(1 / 60, lambda steps: spinning(0.01)) == pytest.approx(100, rel=0.1)
+
+
+def test_an_epoch_of_a_peer_shows_each_image_once_and_half_of_them_mirrored() -> None:
+    images = random_images(40).numpy()
+    drawn = [next(batch) for batch in [quality.batches(images, 8, seed=0)] for _ in range(10)]
+    assert all(batch.shape == (8, 3, 8, 8) and batch.dtype == torch.float32 for batch in drawn)
+    plain = [image.tobytes() for image in (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()]
+    ours = [image.numpy().tobytes() for batch in drawn for image in batch]
+    turned = [image.flip(-1).contiguous().numpy().tobytes() for batch in drawn for image in batch]
+    found = [plain.index(a) if a in plain else plain.index(b) for a, b in zip(ours, turned, strict=True)]
+    assert sorted(found[:40]) == sorted(found[40:]) == list(range(40))
+    assert found[:40] != found[40:]
+    assert 20 < sum(a in plain for a in ours) < 60
+
+
+@pytest.mark.parametrize("name", quality.CONTENDERS)
+def test_a_contender_learns_and_draws(name: str) -> None:
+    package, make = quality.CONTENDERS[name]
+    if package is not None and not installed(package):
+        pytest.skip(f"{package} is not installed")
+    images = random_images(32).numpy()
+    training = make(tiny_recipe(), images, 4, 0)
+    for _ in range(4):
+        training.step()
+    for sampler, draw in training.samplers().items():
+        if sampler.startswith("ddpm 100"):
+            continue  # calls as many as T
+        drawn = draw(6)
+        assert drawn.shape == (6, 8, 8, 3)
+        assert drawn.dtype == np.uint8
+        assert drawn.std() > 1, sampler
+        assert np.array_equal(draw(6), drawn), "the seed decides"
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    images, calls = random_images(60, 32).numpy(), []
+    monkeypatch.setattr(quality, "training_images", lambda paths: (images, {}))
+    monkeypatch.setattr(quality, "heldout_images", lambda paths: (images[::-1], {}))
+    path, before = tmp_path / "quality.json", quality.run
+
+    def run(name: str, *rest: Any) -> dict[str, Any]:
+        calls.append(name)
+        if calls == ["first", "second"]:
+            raise KeyboardInterrupt
+        return before(name, *rest)
+
+    def contender(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> quality.Training:
+        worse = np.clip(images.astype(int) // 2, 0, 255).astype(np.uint8)
+        samplers = {"good": lambda count: images[:count], "bad": lambda count: worse[:count]}
+        return spinning(0.001)._replace(samplers=lambda: samplers)
+
+    monkeypatch.setattr(quality, "run", run)
+    monkeypatch.setattr(quality, "CONTENDERS", {"first": (None, contender), "second": (None, contender)})
+    args = argparse.Namespace(scale="demo", recipe=["cifar10"], minutes=[0.001], images=40, seeds=1, json=path)
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        quality.main(args)
+    assert list(json.loads(path.read_text())["rows"]) == ["cifar10/0.001/first/0"]
+    quality.main(args)
+    torch.set_num_threads(threads)
+    assert calls == ["first", "second", "second"]
+    result = json.loads(path.read_text())
+    row = result["rows"]["cifar10/0.001/second/0"]
+    assert row["samplers"]["good"]["kid"] < row["samplers"]["bad"]["kid"]
+    assert row["cpu_seconds"] == pytest.approx(0.06, abs=0.05)
+    table = quality.text(result)
+    assert table in capsys.readouterr().out
+    assert table.count("| good ") == 2, "the best sampler counts"
+    (tmp_path / "README.md").write_text(f"{report.BEGIN}\n{report.END}")
+    assert table in report.rewritten((tmp_path / "README.md").read_text(), tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_left_beside_a_busy_process() -> None:
+    """Real processes, one round: each answers with a rate; that threads that sleep keep more is for the benchmark to show."""
+    result = busy.measure(1, seconds=0.2)
+    assert set(result["rates"]) == set(busy.WORKS)
+    for contenders in result["rates"].values():
+        assert list(contenders) == ["2 threads, waiting asleep", "2 threads, waiting spinning", "1 thread, waiting asleep"]
+        for rates in contenders.values():
+            assert all(len(values) == 1 and values[0] > 0 for values in rates.values())
+    assert busy.text(result).count("%") == 6
