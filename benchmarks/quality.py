@@ -208,9 +208,13 @@ def run(
     """Train for `minutes` of one core, draw `count` images by each sampler, and measure them."""
     make = CONTENDERS[name][1]
     steps = steps_in(minutes, lambda steps: make(recipe, images, steps, seed))
-    training = make(recipe, images, steps, seed)
+    return done(f"{name}, {minutes:g} minutes", make(recipe, images, steps, seed), steps, count, measure) | {"seed": seed}
+
+
+def done(title: str, training: Training, steps: int, count: int, measure: Measures) -> dict[str, Any]:
+    """Take `steps` of `training`, draw `count` images by each of its samplers, and measure them."""
     begin = time.process_time()
-    with progress_bar(total=steps, desc=f"{name}, {minutes:g} minutes", unit="step") as bar:
+    with progress_bar(total=steps, desc=title, unit="step") as bar:
         for _ in range(steps):
             training.step()
             bar.update()
@@ -220,7 +224,7 @@ def run(
         drawn = draw(count)
         found[sampler] = {"cpu_seconds": round(time.process_time() - begin, 1), **measure(drawn)}
     facts = {"steps": steps, "batch_size": training.batch_size, "parameters": training.parameters}
-    return {**facts, "cpu_seconds": round(seconds, 1), "drawn": count, "seed": seed, "samplers": found}
+    return {**facts, "cpu_seconds": round(seconds, 1), "drawn": count, "samplers": found}
 
 
 def text(result: dict[str, Any]) -> str:

@@ -138,7 +138,7 @@ def contenders(recipe: Recipe, batch_size: int, device: torch.device) -> list[Co
     compiled = asked.compile
     if compiled == "auto":  # as ddpm.training.loop decides for the whole training
         compiled = training_repays(PASSES * flops * asked.batch_size * asked.steps, device)
-    config = asked.model_copy(update={"batch_size": batch_size, "steps": ENDLESS, "compile": compiled})
+    config = asked.model_copy(update={"batch_size": batch_size, "steps": ENDLESS, "compile": compiled, "threads": 0})
     off = config.model_copy(update={"precision": "fp32", "compile": False})
     images = torch.randint(0, 256, (512, size, size, 3), dtype=torch.uint8).to(device)
     add("ours, as shipped", network, flops, ours(config, images, device), precision)

@@ -91,7 +91,6 @@ def test_flops_are_those_that_torch_counts_of_the_layers(changes: dict[str, Any]
     assert forward_flops(network, (3, 32, 32)) == convolutions + embedding
 
 
-
 def test_what_repays_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     assert not training_repays(1e30, CPU), "measured: it never does"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import busy, quality, report
+from benchmarks import busy, quality, report, trials
 from benchmarks.networks import installed
+from ddpm.base.faults import Fault
 from ddpm.recipe import Recipe, resolve
 from stages import load_params
 from tiny import random_images, train_config
@@ -119,3 +120,32 @@ def test_what_is_left_beside_a_busy_process() -> None:
         for rates in contenders.values():
             assert all(len(values) == 1 and values[0] > 0 for values in rates.values())
     assert busy.text(result).count("%") == 6
+
+
+def test_trials_are_kept_and_compared_with_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    images = random_images(60, 32).numpy()
+    monkeypatch.setattr(trials, "training_images", lambda paths: (images, {}))
+    seen: list[tuple[float, int, int]] = []
+
+    def contender(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> quality.Training:
+        lr = recipe.train.lr
+        seen.append((lr, steps, seed))
+        other = np.clip(images * (1 - 100 * lr), 0, 255).astype(np.uint8)  # the higher, the darker
+        return spinning(0.001)._replace(samplers=lambda: {"one": lambda count: other[:count]})
+
+    monkeypatch.setattr(trials, "ours", contender)
+    path, threads = tmp_path / "trials.json", torch.get_num_threads()
+    common = {"scale": "demo", "recipe": "cifar10", "steps": 5, "seeds": 2, "images": 40, "json": path}
+    for name, settings in (("base", []), ("high", ["lr=5e-3"]), ("base", [])):
+        trials.main(argparse.Namespace(name=name, settings=settings, **common))
+    torch.set_num_threads(threads)
+    assert seen == [(1e-3, 5, 0), (1e-3, 5, 1), (5e-3, 5, 0), (5e-3, 5, 1)], "the second base was there"
+    table = trials.text(json.loads(path.read_text()))
+    assert table in capsys.readouterr().out
+    base, high = table.splitlines()[-2:]
+    assert "| 1.00 " in base
+    assert "| lr=5e-3" in high
+    assert float(high.split("|")[7]) > 1.2
+    for word in ("lr", "=3", "learning=1"):
+        with pytest.raises(Fault, match=r"accepted|unknown"):
+            trials.main(argparse.Namespace(name="wrong", settings=[word], **common))

@@ -1,0 +1,111 @@
+"""What makes better images in the same minutes: trainings that differ from a recipe in a few settings, measured alike.
+
+`python -m benchmarks.trials narrow channels=[16,48,64] lr=2e-3` trains small's `cifar10` with these settings for each seed,
+draws from its averaged weights and measures the images by the yardstick. Its row is kept in the json under its name; what is
+there already is not trained again. Options that were tried on a branch, and did not win, have rows without code here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import machine, positive
+from benchmarks.quality import CPU, Measures, done, ours
+from benchmarks.report import aligned
+from ddpm.base.faults import Fault, faults_reported
+from ddpm.base.files import write_json
+from ddpm.base.settings import validate
+from ddpm.evaluation.yardstick import yardstick_sha256
+from ddpm.machine.memory import keep_freed_memory
+from ddpm.recipe import resolve
+from ddpm.training.settings import TrainConfig
+from stages import SCALES, WORK, Paths, load_params, load_yaml
+from stages.packed import training_images
+
+BASE = "base"  # the name of the row that the others of its recipe and steps are compared with
+
+
+def changes_of(words: list[str]) -> dict[str, Any]:
+    """{"lr": 0.002} of ["lr=2e-3"]. Raises Fault."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise Fault(f"{word!r}: accepted: a setting of train and its value, as in lr=2e-3")
+        found[key] = load_yaml(value)
+    return found
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result in Markdown that can be read as it stands: a row a trial, means over its seeds, by its best sampler."""
+    groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    for row in result["rows"].values():
+        groups.setdefault((row["recipe"], row["steps"]), {}).setdefault(row["name"], []).append(row)
+    parts = []
+    for (recipe, steps), trials in groups.items():
+        rows = [["trial", "what differs", "seeds", "core minutes", "by", "KID x 1000", "of base", "Frechet", "coverage"]]
+        base = {row["seed"]: best(row)[1]["kid"] for row in trials.get(BASE, [])}
+        for name, found in trials.items():
+            sampler, values = best(found[0])[0], [best(row)[1] for row in found]
+            ratios = [value["kid"] / base[row["seed"]] for row, value in zip(found, values, strict=True) if row["seed"] in base]
+            error = sum(value["kid_se"] ** 2 for value in values) ** 0.5 / len(values)
+            cells = [found[0]["differs"], str(len(found)), f"{statistics.mean(row['cpu_seconds'] for row in found) / 60:.1f}"]
+            cells += [sampler, f"{1e3 * statistics.mean(value['kid'] for value in values):,.0f} ± {1e3 * error:,.0f}"]
+            cells += [f"{statistics.mean(ratios):.2f}" if ratios else ""]
+            cells += [f"{statistics.mean(value[key] for value in values):.2f}" for key in ("fd", "coverage")]
+            rows.append([name, *cells])
+        drawn = trials[next(iter(trials))][0]["drawn"]
+        parts.append(f"{recipe}, {steps:,} steps, {drawn:,} images drawn\n\n{aligned(rows)}")
+    return "\n\n".join(parts)
+
+
+def best(row: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """The sampler of a row whose images have the smallest KID, and its measures."""
+    return min(row["samplers"].items(), key=lambda item: item[1]["kid"])
+
+
+def main(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    path = args.json or WORK / "benchmarks" / "trials.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"benchmark": "trials", "rows": {}}
+    if result["benchmark"] != "trials":
+        raise Fault(f"--json {path}: holds the benchmark {result['benchmark']!r}; accepted: one of trials, or a new file")
+    recipe, _ = resolve(load_params(args.scale), args.recipe)
+    if recipe.train.context_dim or recipe.data.channels != 3:
+        raise Fault(f"--recipe {args.recipe}: has classes or is gray; accepted: an unconditional recipe of colour images")
+    changes = changes_of(args.settings)
+    train = validate(TrainConfig, recipe.train.model_dump() | changes, "train")
+    recipe = recipe.model_copy(update={"train": train})
+    images = np.array(training_images(Paths(args.scale, args.recipe))[0])
+    measure, differs = Measures(images), " ".join(args.settings)
+    result |= {"command": "python -m benchmarks.trials NAME SETTING=VALUE ...", "machine": machine(CPU)}
+    result["yardstick_sha256"] = yardstick_sha256()
+    for seed in range(args.seeds):
+        key = f"{args.recipe}/{args.steps}/{args.name}/{seed}"
+        if key not in result["rows"]:
+            row = done(f"{args.name}, seed {seed}", ours(recipe, images, args.steps, seed), args.steps, args.images, measure)
+            result["rows"][key] = {"recipe": args.recipe, "name": args.name, "differs": differs, "seed": seed, **row}
+            write_json(path, result)
+    print(f"\n{text(result)}\n\nwrote {path}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help=f"of the row; {BASE} is what the others are compared with")
+    parser.add_argument("settings", nargs="*", metavar="setting=value", help="of train, what differs from the recipe")
+    parser.add_argument("--scale", choices=SCALES, default="small", help="default: small")
+    parser.add_argument("--recipe", default="cifar10", help="default: cifar10")
+    parser.add_argument("--steps", type=positive, default=1200, help="default: 1200")
+    parser.add_argument("--seeds", type=positive, default=1, help="default: 1")
+    parser.add_argument("--images", type=positive, default=1000, help="drawn by each sampler (default: 1000)")
+    parser.add_argument("--json", type=Path, help="where results are kept (default: work/benchmarks/trials.json)")
+    with faults_reported():
+        main(parser.parse_args())
