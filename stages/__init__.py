@@ -108,11 +108,17 @@ class Paths:
         self.work = WORK / scale / recipe  # scratch: packed images and training states
 
     def raws(self) -> list[Path]:
-        """The kept raw weights, by step. Raises Fault if there are none."""
+        """The weights of the kept steps, in their order. Raises Fault if there are none."""
         if files := sorted(self.models.glob("raw-*.safetensors")):
             return files
         how = "`dvc pull` fetches shared checkpoints, `dvc repro` trains them"
         raise Fault(f"{shown(self.models)}: no raw-*.safetensors here; {how}")
+
+    def averages(self) -> dict[Path, Path]:
+        """Of the files of `raws`, in their order, those whose average (EMA) is here too, and the average. Raises Fault."""
+        raws = self.raws()
+        found = {raw: raw.with_name(raw.name.replace("raw", "ema", 1)) for raw in raws} | {raws[-1]: self.ema}
+        return {raw: average for raw, average in found.items() if average.exists()}
 
     def facts(self, name: str, maker: str) -> dict[str, Any]:
         """A git-tracked json file of the recipe's data, made by the stage `maker`, checked. Raises Fault."""

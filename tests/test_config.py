@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ddpm.base.faults import Fault
 from ddpm.base.settings import validate
 from ddpm.recipe import check, resolve
 from ddpm.training.settings import TrainConfig, in_steps
-from stages import SCALES, RuntimeConfig, load_params, load_yaml
+from stages import SCALES, Paths, RuntimeConfig, load_params, load_yaml
 from tiny import train_config
 
 DELETE = object()
@@ -290,6 +291,19 @@ def test_batch_norm_needs_the_whole_batch() -> None:
 def test_the_neck_needs_a_block_to_see_the_time() -> None:
     changes = {"train.time_in": "neck", "train.neck_length": 0}
     assert "train.neck_length = 0 leaves no block" in message(changes, "cifar10")
+
+
+def test_averages_are_those_of_the_raw_weights_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.ROOT", tmp_path)
+    paths = Paths("demo", "cifar10")
+    with pytest.raises(Fault, match=r"models/demo/cifar10: no raw-\*\.safetensors here"):
+        paths.averages()
+    names = ["raw-000002", "ema-000002", "raw-000004", "raw-000006", "ema", "ema-000009"]  # 4: of an earlier version
+    paths.models.mkdir(parents=True)
+    for name in names:
+        (paths.models / f"{name}.safetensors").touch()
+    pairs = [(raw.stem, average.stem) for raw, average in paths.averages().items()]
+    assert pairs == [("raw-000002", "ema-000002"), ("raw-000006", "ema")]
 
 
 def test_kept_steps_end_with_the_last_step() -> None:

@@ -120,7 +120,12 @@ def test_what_a_training_reports(done: Checkout) -> None:
 
 
 def test_a_checkpoint_says_what_it_is(done: Checkout) -> None:
-    _, _, metadata = load_network(done.path / "models/demo/cifar10/ema.safetensors")
+    models = done.path / "models/demo/cifar10"
+    kept = {f"{kind}-00000{step}.safetensors" for kind in ("raw", "ema") for step in (2, 4)}
+    assert {path.name for path in models.iterdir()} == {*kept, "raw-000006.safetensors", "ema.safetensors"}
+    early = load_network(models / "ema-000002.safetensors")[2]
+    assert (early["kind"], early["step"]) == ("ema", 2)
+    _, _, metadata = load_network(models / "ema.safetensors")
     assert (metadata["recipe"], metadata["scale"], metadata["kind"], metadata["step"]) == ("cifar10", "demo", "ema", 6)
     assert metadata["code"] == code_fingerprint(done.path / "src/ddpm")
     assert metadata["classes"] == [], "unconditional"

@@ -532,7 +532,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(
 ) -> None:
     config = train_config()
     if name == "raw-000010.sha256":
-        folder.save_raw(10, new_state(config, CPU).network, {})
+        folder.keep(10, [new_state(config, CPU).network] * 2, {})
         (folder.path / name).unlink()
     make(folder.path / name)
     with pytest.raises(Fault, match=rf"{name}: .*move it away, and the same command continues"):
@@ -573,7 +573,7 @@ def test_files_of_other_names_are_no_states(folder: StateFolder, saved_twice: di
 def test_a_fresh_start_removes_what_is_this_training_s_only(folder: StateFolder, tmp_path: Path) -> None:
     newer = resaved((folder.path / "state-000004.pt").read_bytes(), tmp_path, FOREIGN["newer"][0])
     (folder.path / "state-000006.pt").write_bytes(newer)
-    folder.save_raw(2, new_state(train_config(), CPU).network, {})
+    folder.keep(2, [new_state(train_config(), CPU).network] * 2, {})
     (line,) = folder.clear()
     assert "state-000006.pt was written by a newer version" in line
     assert contents(folder) == {"state-000006.pt.foreign-1": newer}
@@ -583,19 +583,19 @@ def test_kept_weights_are_checked(folder: StateFolder) -> None:
     config = train_config(checkpoints=[2, 4])  # and 10
     network = new_state(config, CPU).network
     for step in config.kept_steps:
-        folder.save_raw(step, network, {"step": step})
+        folder.keep(step, [network, network], {})
     before = contents(folder)
-    assert folder.check_raws(config) == []
+    assert folder.check_kept(config) == []
     assert contents(folder) == before
 
-    content = folder.raw_path(2).read_bytes()
+    content = folder.kept_path("raw", 2).read_bytes()
     damaged = flipped(content, len(content) - 100)
-    folder.raw_path(2).write_bytes(damaged)
-    folder.raw_path(4).unlink()
-    folder.raw_path(10).with_suffix(".sha256").unlink()  # as after a kill between the two
-    (line,) = folder.check_raws(config)
-    assert line.startswith(f"{folder.raw_path(2)} is damaged (wrong checksum")
-    assert [step for step in config.kept_steps if folder.raw_path(step).exists()] == []
+    folder.kept_path("raw", 2).write_bytes(damaged)
+    folder.kept_path("ema", 4).unlink()  # as after a kill between the two kinds
+    folder.kept_path("raw", 10).with_suffix(".sha256").unlink()  # as after a kill between a file and its checksum
+    (line,) = folder.check_kept(config)
+    assert line.startswith(f"{folder.kept_path('raw', 2)} is damaged (wrong checksum")
+    assert [step for step in config.kept_steps if folder.is_kept(step)] == []
     assert (folder.path / "raw-000002.safetensors.damaged-1").read_bytes() == damaged
 
 
@@ -603,21 +603,21 @@ def test_kept_weights_that_were_exchanged_with_their_checksums_are_noticed(folde
     config = train_config(checkpoints=[2, 4])  # and 10
     network = new_state(config, CPU).network
     for step in config.kept_steps:
-        folder.save_raw(step, network, {"step": step})
+        folder.keep(step, [network, network], {})
     for ending in ("safetensors", "sha256"):
         first, second = (folder.path / f"raw-00000{step}.{ending}" for step in (2, 4))
         content = first.read_bytes()
         first.write_bytes(second.read_bytes())
         second.write_bytes(content)
     other = folder_of(train_config(lr=0.5), tmp_path)  # another training's, of the right step
-    other.save_raw(10, network, {"step": 10})
+    other.keep(10, [network, network], {})
     for ending in ("safetensors", "sha256"):
         (folder.path / f"raw-000010.{ending}").write_bytes((other.path / f"raw-000010.{ending}").read_bytes())
-    lines = folder.check_raws(config)
+    lines = folder.check_kept(config)
     key = folder.path.name
     for line, step, of in zip(lines, (2, 4, 10), (f"4 of {key}", f"2 of {key}", f"10 of {other.path.name}"), strict=True):
-        assert f"raw-0000{step:02d}.safetensors holds step {of}, not step {step} of {key}" in line
-    assert [step for step in config.kept_steps if folder.raw_path(step).exists()] == []
+        assert f"raw-0000{step:02d}.safetensors holds raw of step {of}, not raw of step {step} of {key}" in line
+    assert [step for step in config.kept_steps if folder.is_kept(step)] == []
     assert len(contents(folder, "raw-*.foreign-1")) == 3
 
 
@@ -633,7 +633,7 @@ def test_a_continued_training_publishes_what_a_fresh_one_does(tmp_path: Path) ->
             session.run(state, config, folder, Stop(state, lambda step: None), IMAGES, None, 0.0, metadata)  # type: ignore[arg-type]
             session.publish(state, config, folder, metadata, models)
         published.append({path.name: path.read_bytes() for path in models.iterdir()})
-    assert len(published[0]) == 4
+    assert len(published[0]) == 6
     assert published[0] == published[1]
 
 
@@ -792,7 +792,7 @@ def test_a_finished_training_needs_room_for_its_outputs_only(tmp_path: Path) -> 
     config = train_config(channels=[32, 48], steps=3)
     folder, state = folder_of(config, tmp_path), new_state(config, CPU)
     run_session(folder, config, state, lambda step: None)
-    weights = folder.raw_path(3).stat().st_size
+    weights = folder.kept_path("raw", 3).stat().st_size
     for copies in (1, 2):
         (need,) = folder.disk_need(state, config, tmp_path / "models", copies).values()
         assert 2 * copies * weights <= need < 2 * copies * 1.6 * weights
@@ -826,9 +826,9 @@ def test_outputs_on_another_disk_are_counted_there(tmp_path: Path, small_disk: P
     folder, state = folder_of(config, tmp_path), new_state(config, CPU)
     weights, size = weights_bytes(state.network), state_bytes(state)
     outputs = small_disk / "models"
-    assert folder.disk_need(state, config, outputs, 2) == {folder.path: 3 * size + weights, outputs: 4 * weights}
+    assert folder.disk_need(state, config, outputs, 2) == {folder.path: 3 * size + 2 * weights, outputs: 4 * weights}
     folder = folder_of(config, small_disk)
-    assert folder.disk_need(state, config, outputs, 2) == {folder.path: 3 * size + 5 * weights}
+    assert folder.disk_need(state, config, outputs, 2) == {folder.path: 3 * size + 6 * weights}
 
 
 @pytest.mark.parametrize(

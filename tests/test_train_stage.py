@@ -105,11 +105,12 @@ def test_a_lost_kept_file_is_made_again_from_the_state_before_it(tmp_path: Path)
     folder, state = folder_of(config, tmp_path), new_state(config, CPU)
     run_session(folder, config, state)
     session.publish(state, config, folder, {}, tmp_path / "models")
-    before = {path.name: path.read_bytes() for path in folder.path.glob("raw-*.safetensors")}
+    before = {path.name: path.read_bytes() for path in folder.path.glob("*.safetensors")}
     published = {path.name: path.read_bytes() for path in (tmp_path / "models").iterdir()}
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {*before, "ema.safetensors"}
-    for step, begin in ((10, 10), (4, 0)):
-        folder.raw_path(step).unlink()
+    names = {"raw-000004.safetensors", "ema-000004.safetensors", "raw-000010.safetensors", "ema.safetensors"}
+    assert published.keys() == names
+    for kind, step, begin in (("raw", 10, 10), ("ema", 10, 10), ("raw", 4, 0), ("ema", 4, 0)):
+        folder.kept_path(kind, step).unlink()
         state = new_state(config, CPU)
         (tmp_path / "models.new").mkdir()  # of a process that was killed while publishing
         assert session.resume(state, config, folder, tmp_path / "models") == []

@@ -3,6 +3,7 @@ hands over its weights."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ from ddpm.machine import distributed
 from ddpm.machine.device import device_name, synchronize
 from ddpm.machine.memory import peak_memory
 from ddpm.machine.precision import resolve_precision
-from ddpm.model.weights import copy_weights, save_weights
+from ddpm.model.weights import copy_weights
 from ddpm.training.loop import TrainState, train
 from ddpm.training.settings import TrainConfig
 from ddpm.training.states import StateFolder, weights_bytes
@@ -47,8 +48,8 @@ def resume(state: TrainState, config: TrainConfig, folder: StateFolder, models: 
     """
     shutil.rmtree(_unfinished(models), ignore_errors=True)
     lines = folder.clear() if fresh else []
-    lines += folder.check_raws(config)
-    missing = [step for step in config.kept_steps if not folder.raw_path(step).exists()]
+    lines += folder.check_kept(config)
+    missing = [step for step in config.kept_steps if not folder.is_kept(step)]
     return lines + folder.restore(state, min([config.steps, *missing]))
 
 
@@ -105,7 +106,7 @@ def run(
 
     def keep() -> None:
         if first and state.step in config.kept_steps:
-            folder.save_raw(state.step, state.network, metadata | {"step": state.step, "kind": "raw"})
+            folder.keep(state.step, (state.network, state.ema.network), metadata)
 
     def save() -> None:
         nonlocal saved_at
@@ -123,7 +124,7 @@ def run(
             watcher.look(state)
             started += time.monotonic() - before
 
-    if not folder.raw_path(state.step).exists():
+    if not folder.is_kept(state.step):
         keep()  # a lost file's weights are the state's
     show()
     with progress_bar(total=config.steps, initial=begin, desc="train", unit="step", disable=not first) as bar:
@@ -151,14 +152,15 @@ def run(
 
 
 def publish(state: TrainState, config: TrainConfig, folder: StateFolder, metadata: dict[str, Any], models: Path) -> None:
-    """Replace the folder `models` by the kept raw weights and the EMA, ema.safetensors. Raises Fault where the disk refuses."""
+    """Replace the folder `models` by the kept weights; the last average is ema.safetensors. Raises Fault where the disk
+    refuses."""
     new = _unfinished(models)
-    with disk_faults(models, weights_bytes(state.network) * (len(config.kept_steps) + 1)):
+    with disk_faults(models, weights_bytes(state.network) * 2 * len(config.kept_steps)):
         new.mkdir(parents=True)
-        for step in config.kept_steps:  # kept by an earlier run, perhaps: the header is that of this one
-            name = folder.raw_path(step).name
-            copy_weights(folder.raw_path(step), new / name, metadata | {"step": step, "kind": "raw"})
-        save_weights(new / "ema.safetensors", state.ema.network, metadata | {"step": state.step, "kind": "ema"})
+        for step, kind in itertools.product(config.kept_steps, folder.KINDS):
+            source = folder.kept_path(kind, step)  # of an earlier run, perhaps: the header is that of this one
+            name = "ema.safetensors" if (kind, step) == ("ema", state.step) else source.name
+            copy_weights(source, new / name, metadata | {"step": step, "kind": kind})
         shutil.rmtree(models, ignore_errors=True)
         os.replace(new, models)
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -92,12 +92,14 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 class StateFolder:
-    """The resumable states of one training: `state-<step>.pt`, and the kept `raw-<step>.safetensors`.
+    """The resumable states of one training, `state-<step>.pt`, and the weights kept at some steps, `raw-<step>.safetensors` and
+    their average `ema-<step>.safetensors`.
 
     At most one process writes it: `lock` refuses a second one. The folder's name holds a hash of the key, so that a
     changed setting never continues a foreign state; a state that somebody put into the wrong folder is recognised too.
     """
 
+    KINDS = ("raw", "ema")
     KEPT_STATES = 2  # one more than needed: a damaged newest state costs minutes, not the run
 
     def __init__(self, parent: Path, key: dict[str, Any]) -> None:
@@ -131,21 +133,27 @@ class StateFolder:
         """Names of the states that were left out and renamed, by this run or an earlier one."""
         return sorted(path.name for ending in ("damaged", "foreign") for path in self.path.glob(f"state-*.{ending}-*"))
 
-    def raw_path(self, step: int) -> Path:
-        return self.path / f"raw-{step:06d}.safetensors"
+    def kept_path(self, kind: str, step: int) -> Path:
+        return self.path / f"{kind}-{step:06d}.safetensors"
 
-    def save_raw(self, step: int, network: nn.Module, metadata: dict[str, Any]) -> None:
-        """Keep the weights of `network`, and their checksum beside them. Raises Fault where the disk refuses."""
-        path = self.raw_path(step)
-        save_weights(path, network, metadata | {"step": step, "kind": "raw", "key": self.path.name})
-        write_text(_checksum_path(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    def is_kept(self, step: int) -> bool:
+        """Whether the weights of `step` and their average lie here."""
+        return all(self.kept_path(kind, step).exists() for kind in self.KINDS)
 
-    def check_raws(self, config: TrainConfig) -> list[str]:
-        """Rename kept raw weights that are damaged or of another step or training, so that they count as missing; return a
-        line for each. Raises Fault for what cannot be read."""
+    def keep(self, step: int, networks: Sequence[nn.Module], metadata: dict[str, Any]) -> None:
+        """Keep the weights of the two `networks`, those of KINDS, with a checksum beside each. Raises Fault where the disk
+        refuses."""
+        for kind, network in zip(self.KINDS, networks, strict=True):
+            path = self.kept_path(kind, step)
+            save_weights(path, network, metadata | {"step": step, "kind": kind, "key": self.path.name})
+            write_text(_checksum_path(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def check_kept(self, config: TrainConfig) -> list[str]:
+        """Rename kept weights that are damaged or of another step or training, so that they count as missing; return a line
+        for each. Raises Fault for what cannot be read."""
         lines = []
-        for step in config.kept_steps:
-            path, sums = self.raw_path(step), _checksum_path(self.raw_path(step))
+        for step, kind in itertools.product(config.kept_steps, self.KINDS):
+            path, sums = self.kept_path(kind, step), _checksum_path(self.kept_path(kind, step))
             if not os.path.lexists(path):
                 continue
             check_regular(path, _AWAY)
@@ -163,9 +171,10 @@ class StateFolder:
             except _DamageError as damage:
                 lines.append(self._set_aside(path, str(damage), "damaged"))
                 continue
-            if (header.get("step"), header.get("key")) != (step, self.path.name):
-                of = f"step {header.get('step')} of {header.get('key')}"
-                lines.append(self._set_aside(path, f"holds {of}, not step {step} of {self.path.name}; {back}", "foreign"))
+            if tuple(map(header.get, ("kind", "step", "key"))) != (kind, step, self.path.name):
+                of = f"{header.get('kind')} of step {header.get('step')} of {header.get('key')}"
+                wanted = f"{kind} of step {step} of {self.path.name}"
+                lines.append(self._set_aside(path, f"holds {of}, not {wanted}; {back}", "foreign"))
         return lines
 
     def save(self, state: TrainState, protect: int) -> None:
@@ -218,22 +227,23 @@ class StateFolder:
     def clear(self) -> list[str]:
         """Remove all states and kept weights of this training; return a line for each foreign file, which stays."""
         lines = self._sort_out()
-        for path in [*self._states(), *self.path.glob("raw-*.s*")]:
+        for path in [*self._states(), *self.path.glob("raw-*.s*"), *self.path.glob("ema-*.s*")]:
             path.unlink()
         return lines
 
     def disk_need(self, state: TrainState, config: TrainConfig, outputs: Path, copies: int) -> dict[Path, int]:
         """Bytes that training on from `state`, as restored, will take at most, beyond what lies here: by folder, one a disk.
 
-        `outputs`: the folder that gets copies of all kept weights and the EMA in the end; `copies`: 2 where DVC keeps
-        them in its cache too, else 1.
+        `outputs`: the folder that gets copies of all kept weights in the end; `copies`: 2 where DVC keeps them in its cache
+        too, else 1.
         """
         weights = weights_bytes(state.network)
-        need = weights * sum(not self.raw_path(step).exists() for step in config.kept_steps)
+        kept = [self.kept_path(kind, step) for kind in self.KINDS for step in config.kept_steps]
+        need = weights * sum(not path.exists() for path in kept)
         if state.step < config.steps:  # a state is saved before an old one is removed
             here = [path.stat().st_size for path in self._states(state.step)][-self.KEPT_STATES :]
             need += (self.KEPT_STATES + 1) * state_bytes(state) - sum(here)
-        published = copies * weights * (len(config.kept_steps) + 1)
+        published = copies * weights * len(kept)
         if existing(self.path).stat().st_dev == existing(outputs).stat().st_dev:
             return {self.path: need + published}
         return {self.path: need, outputs: published}
