@@ -135,8 +135,12 @@ class Paths:
         """The resolved settings `part` (data, train or figures) of the recipe, as the stage config left them."""
         values = self.resolved(part)
         # What the stage config derives from settings stands beside them, for stages that cannot import the room that knows it.
+        return self.checked(part, kind, {key: value for key, value in values.items() if key in kind.model_fields})
+
+    def checked(self, part: str, kind: type[Model], values: dict[str, Any]) -> Model:
+        """`values`, which are those of `resolved`, as a `kind`. Raises Fault, which names the file."""
         try:
-            return validate(kind, {key: value for key, value in values.items() if key in kind.model_fields}, part)
+            return validate(kind, values, part)
         except Fault as fault:
             made = f"python -m stages.config {self.recipe} --scale {self.scale}"
             raise Fault(f"{shown(self.metrics / 'config' / f'{part}.json')}: {fault}; it is made by: {made}") from None

@@ -16,7 +16,6 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_csv, write_json
-from ddpm.base.settings import validate
 from ddpm.machine import distributed
 from ddpm.machine.device import device_name, pick_device
 from ddpm.machine.memory import keep_freed_memory
@@ -65,7 +64,7 @@ def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupt
         training_labels(paths)  # packs missing arrays, images' too, on each machine once
     distributed.barrier()
     array, facts = training_images(paths)
-    config = validate(TrainConfig, in_steps(paths.resolved("train"), len(array)), "train")
+    config = paths.checked("train", TrainConfig, in_steps(paths.resolved("train"), len(array)))
     check_processes(config)
     images, labels, classes, data = load_images(array, device), None, [], facts["sha256"]
     if config.context_dim:

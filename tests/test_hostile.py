@@ -324,6 +324,19 @@ def test_no_names_at_one_scale_stop_another_that_dvc_would_run_unasked(runner: R
         shutil.rmtree(small.parent)
 
 
+@pytest.mark.parametrize("change", [{"lr": "fast"}, {"learning_rate": 1e-3}])
+def test_wrong_settings_of_a_training_name_their_file(runner: Runner, change: dict[str, Any]) -> None:
+    path = runner.path / "metrics/demo/cifar10/config/train.json"
+    good = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(good) | change))
+        message = runner.refused("stages.train", "cifar10")
+    finally:
+        path.write_text(good)
+    assert message.startswith(f"error: metrics/demo/cifar10/config/train.json: train.{next(iter(change))}")
+    assert "it is made by: python -m stages.config cifar10 --scale demo" in message
+
+
 def test_a_training_that_moves_no_weight_says_so(runner: Runner) -> None:
     path = runner.path / "metrics/demo/cifar10/config/train.json"
     good = path.read_text()
