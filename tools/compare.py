@@ -18,11 +18,13 @@ import math
 import tempfile
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from dvc.api import DVCFileSystem  # type: ignore[import-untyped]
 
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.settings import validate
@@ -31,7 +33,7 @@ from ddpm.figures.pictures import save_labelled_rows
 from ddpm.recipe import PARTS, flattened
 from ddpm.sampling import load
 from stages import ROOT, SCALES, Paths, load_yaml, params_file, shown
-from tools.outdated import files_at, outdated
+from tools.outdated import outdated
 from tools.revisions import read_file, resolve
 from tools.sample import positive
 from tools.tables import aligned
@@ -215,6 +217,12 @@ def checkpoint(side: Side, path: str, folder: Path) -> Path:
         mended = "`python -m tools.verify --repair` where it is whole mends the remote"
         raise Fault(f"{path} of {side.name} is damaged in DVC's cache or remote; {mended}")
     return copy
+
+
+@cache
+def files_at(root: Path, revision: str) -> DVCFileSystem:
+    """The files of `revision`, those that DVC keeps too."""
+    return DVCFileSystem(str(root), rev=revision)
 
 
 def drawn(sides: tuple[Side, Side], scale: str, recipe: str, count: int, folder: Path) -> list[np.ndarray]:
