@@ -12,7 +12,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 15
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock (PYTHON=... chooses the interpreter)
-	@test -e .git || dvc config --local core.no_scm true
+	@if test ! -e .git; then dvc config --local core.no_scm true; \
+	  elif grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -431,3 +431,13 @@ def test_make_samples_draws_from_a_download_without_git(tmp_path: Path) -> None:
         with Image.open(checkout.path / f"samples/{name}.png") as image:
             assert image.width > 700
     assert "celeba --scale small             64 px, 2.0 M parameters" in checkout.python("-m", "tools.sample", "--list")
+
+    # What needs git says so, and has it as docs/sharing.md says.
+    assert "Only supported for Git repositories" in checkout.dvc("exp", "run", "config@sprites", rc=None)
+    assert "is no git repository, so it has no revisions" in checkout.python("-m", "tools.compare", "main", rc=1)
+    checkout.python("-m", "tools.report", "--recipes", "sprites")
+    checkout.git("init", "--quiet", "--initial-branch=main")
+    checkout.commit("Download")
+    checkout.run("make", "--assume-old=.venv/.installed", "setup")
+    assert "Only supported" not in checkout.dvc("metrics", "diff")
+    assert "no experiment of HEAD differs" in checkout.python("-m", "tools.experiments")
