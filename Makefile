@@ -6,13 +6,14 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup samples demo report test test-all soak benchmarks small gpu full plots clean
+.PHONY: help setup samples demo report test test-all soak benchmarks small gpu full plots clean clean-states
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 13
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 15
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock (PYTHON=... chooses the interpreter)
-	@test -e .git || dvc config --local core.no_scm true
+	@if test ! -e .git; then dvc config --local core.no_scm true; \
+	  elif grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -70,3 +71,6 @@ plots: setup ## write all curves and pictures into one page
 clean: ## remove caches and the page of plots; keeps data, models, results and training states
 	rm -rf dvc_plots small/dvc_plots gpu/dvc_plots full/dvc_plots .mypy_cache .pytest_cache .ruff_cache
 	find src stages tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-states: setup ## remove the training states in work/ that belong to no present settings, as old sweeps leave them
+	python -m tools.clean

@@ -1,6 +1,11 @@
 """Check the settings of all recipes that run, and write down this one's, before anything is deleted or computed."""
 
 import json
+import subprocess
+import sys
+from typing import Any
+
+import yaml
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
@@ -8,8 +13,8 @@ from ddpm.data.folder import FolderImages
 from ddpm.data.settings import Contents, DataConfig
 from ddpm.machine.device import pick_device
 from ddpm.model.schedule import schedule_of
-from ddpm.recipe import DEFAULTS, check, resolve
-from stages import SCALES, Paths, expanded, load_params, params_file, shown, stage
+from ddpm.recipe import DEFAULTS, check, flattened, resolve, unreached
+from stages import ROOT, SCALES, Paths, expanded, load_params, load_yaml, params_file, shown, stage
 
 KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
 
@@ -38,11 +43,24 @@ def main(paths: Paths) -> None:
     checked, settings = resolve(params, paths.recipe, look)
     for part, values in settings.items():
         write_json(paths.metrics / "config" / f"{part}.json", values)
-    overrides = [f"{part}.{key}" for part in DEFAULTS for key in params["recipes"][paths.recipe].get(part, {})]
-    if overrides:
+    own = params["recipes"][paths.recipe]
+    if overrides := list(flattened({part: own[part] for part in DEFAULTS if part in own})):
         print(f"recipes.{paths.recipe} has its own: {', '.join(overrides)}")
     if checked.train.context_dim and paths.recipe in recipes and paths.recipe not in params["conditional"]:
         print(f"{paths.recipe} is conditional: with its name in the list `conditional`, the stage classes draws its classes")
+    if before := committed(paths.scale):  # without git nothing says what is new
+        for line in unreached(params, before):
+            print(f"warning: {line}", file=sys.stderr)
+
+
+def committed(scale: str) -> dict[str, Any]:
+    """The settings as the last commit has them; empty where git knows of none."""
+    command = ["git", "show", f"HEAD:./{shown(params_file(scale))}"]
+    try:
+        params = load_yaml(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode())
+    except (OSError, subprocess.CalledProcessError, ValueError, yaml.YAMLError):
+        return {}
+    return params if isinstance(params, dict) else {}
 
 
 def contents(paths: Paths, data: DataConfig) -> Contents:

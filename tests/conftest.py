@@ -205,7 +205,11 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> A
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The project as a fresh clone with tiny settings, committed; nothing has run. Copy it before use."""
     path = tmp_path_factory.mktemp("untouched") / "project"
-    listed = subprocess.check_output(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
+    away = tmp_path_factory.mktemp("git")  # for a download without git
+    subprocess.run(["git", "init", "--quiet", "--bare", away], check=True)
+    where = {} if (ROOT / ".git").exists() else {"GIT_DIR": str(away), "GIT_WORK_TREE": str(ROOT)}
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.check_output(command, cwd=ROOT, env=os.environ | where)
     for name in listed.decode().split("\0"):
         if name and not name.startswith(RESULTS) and (ROOT / name).exists():
             (path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from ddpm.recipe import resolve
 from ddpm.sampling import load
 from stages import load_yaml
 from tiny import randomised
-from tools import compare, revisions
+from tools import compare, outdated, revisions
 
 STEPS, FRAMES, SPRITES = (2, 4, 6), 5, ["hero", "monster", "food", "spell", "side"]
 JPEG = "CIFAR-10 re-encoded from JPEG of quality 75"
@@ -159,6 +159,6 @@ class Tree:
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let stages and tools take this tree for the project."""
-        for module in (stages, compare, revisions):
+        for module in (stages, compare, outdated, revisions):
             monkeypatch.setattr(module, "ROOT", self.path)
         monkeypatch.setattr(stages, "WORK", self.path / "work")

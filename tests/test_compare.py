@@ -122,11 +122,6 @@ def test_other_data_or_an_unknown_yardstick_is_not_comparable() -> None:
     assert compare.differing(unnamed, unnamed) == ["yardstick_sha256 (missing / missing)"]
 
 
-def test_settings_are_compared_by_dotted_names() -> None:
-    nested = {"figures": {"grid": {"seed": 0}, "samplers": {"compared": ["ddim 2"]}}, "data": {}}
-    assert compare.flattened(nested) == {"figures.grid.seed": 0, "figures.samplers.compared": ["ddim 2"]}
-
-
 # --- A repository with two commits ---------------------------------------------------------------------------------
 
 
@@ -167,7 +162,7 @@ def repository(path: Path) -> Checkout:
 
 def work_on(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command believe that it belongs to `checkout`."""
-    for module in ("stages", "tools.revisions", "tools.compare"):
+    for module in ("stages", "tools.revisions", "tools.compare", "tools.outdated"):
         monkeypatch.setattr(f"{module}.ROOT", checkout.path)
     for name in list(os.environ):
         if name not in checkout.env:

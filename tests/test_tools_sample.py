@@ -19,6 +19,8 @@ from PIL import Image
 import stages
 from conftest import ROOT, Checkout
 from ddpm.base.faults import Fault
+from ddpm.figures import pictures
+from ddpm.figures.pictures import Row, images_in
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
 from tiny import randomised, train_config
@@ -172,12 +174,9 @@ def test_an_animation_ends_with_the_image(monkeypatch: pytest.MonkeyPatch, condi
     for name in ("path.gif", "last.png"):
         monkeypatch.setattr(sys, "argv", ["sample", *words, "--out", str(tmp_path / "made" / name)])
         sample.main(sample.arguments())
-    with Image.open(tmp_path / "made" / "path.gif") as gif, Image.open(tmp_path / "made" / "last.png") as png:
-        assert gif.n_frames == 6
-        gif.seek(5)
-        last = np.asarray(gif.convert("RGB").resize((200, 200), Image.Resampling.BOX)).astype(int)
-        picture = np.asarray(png.convert("RGB").resize((200, 200), Image.Resampling.BOX)).astype(int)
-    assert np.abs(last - picture).mean() < 12, "but for the palette"
+    gif, png = (images_in((tmp_path / "made" / name).read_bytes()) for name in ("path.gif", "last.png"))
+    assert len(gif) == 6
+    assert np.abs(np.concatenate(gif[-1]).astype(int) - np.concatenate(png[0])).mean() < 12, "but for the palette"
 
 
 def test_an_animation_is_as_large_as_a_picture(monkeypatch: pytest.MonkeyPatch, conditional: Path, tmp_path: Path) -> None:
@@ -187,8 +186,67 @@ def test_an_animation_is_as_large_as_a_picture(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(sys, "argv", ["sample", *map(str, words), "--out", str(tmp_path / name)])
         sample.main(sample.arguments())
         with Image.open(tmp_path / name) as image:
-            sizes.append(image.size)
-    assert sizes[0] == sizes[1] > (400, 400)
+            sizes.append(image.width)
+    assert sizes[0] == sizes[1] > 400
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words", "above", "over"),
+    [
+        ("still", "--images 3", "still.safetensors, EMA weights of step 7: DDIM 2, seed 5", None),
+        (
+            "conditional", "--images 7 --guidance 3",
+            "conditional.safetensors, EMA weights of step 7: DDIM 2, seed 5, guidance 3",
+            ["hero", "monster", "food", "spell", "side", "hero", "monster"],
+        ),
+        ("conditional", "--images 3 --class 3 food", "DDIM 2, seed 5, spell and food, guidance 2", ["spell", "food", "spell"]),
+        ("conditional", "--images 2 --guidance 0", "DDIM 2, seed 5, guidance 0", None),
+        ("conditional", "--images 2 --context 0.5,0,0,0.5,0", "seed 5, context 0.5, 0, 0, 0.5, 0, guidance 2", None),
+        ("still", "--mode interpolate --seed-to 8 --images 3", "DDIM 2, seed 5 to 8", ["0.00", "0.50", "1.00"]),
+        ("still", "--mode interpolate --image IMAGE IMAGE --images 2", "seed 5, interpolate picture.png, picture.png",
+         ["given", "given", "0.00", "1.00"]),
+        ("still", "--mode reconstruct --image IMAGE", "reconstruct picture.png", ["given", "its noise", "and back"]),
+        ("conditional", "--mode edit --image IMAGE --images 2 --class side", "edit picture.png, strength 0.5, side, guidance 2",
+         ["given", "side", "side"]),
+        ("still", "--mode inpaint --image IMAGE --mask 0,0,4,4 --images 1", "inpaint picture.png", ["given", ""]),
+    ],
+)  # fmt: skip
+def test_a_picture_says_what_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    picture: Path,
+    checkpoint: str,
+    words: str,
+    above: str,
+    over: list[str] | None,
+) -> None:
+    """In rows of two, whose last is filled up with white; the images are those of the same command's .npy."""
+    written = []
+
+    def save_rows(path: Path, rows: list[Row], title: str) -> None:
+        written.append((title, [caption for row in rows for caption in row.captions]))
+        pictures.save_labelled_rows(path, rows, title)
+
+    def save_grid(path: Path, images: np.ndarray, per_row: int, title: str) -> None:
+        written.append((title, []))
+        pictures.save_grid(path, images, per_row, title)
+
+    monkeypatch.setattr(sample, "save_labelled_rows", save_rows)
+    monkeypatch.setattr(sample, "save_grid", save_grid)
+    given = ["--checkpoint", str(request.getfixturevalue(checkpoint)), "--steps", "2", "--seed", "5", "--per-row", "2"]
+    given += ["--device", "cpu", *(str(picture) if word == "IMAGE" else word for word in words.split())]
+    for name in ("a.png", "a.npy"):
+        monkeypatch.setattr(sys, "argv", ["sample", *given, "--out", str(tmp_path / name)])
+        sample.main(sample.arguments())
+    images = np.load(tmp_path / "a.npy")
+    ((title, captions),) = written
+    assert above in title
+    assert captions == ([] if over is None else over + [""] * (-len(over) % 2))
+    (rows,) = images_in((tmp_path / "a.png").read_bytes())
+    assert np.array_equal(np.concatenate(rows)[: len(images)], images)
+    assert (np.concatenate(rows)[len(images) :] == 255).all()
+    assert len(rows) == -(-len(images) // 2)
 
 
 def test_a_given_picture_is_seen_as_a_viewer_shows_it(monkeypatch: pytest.MonkeyPatch, still: Path, tmp_path: Path) -> None:
@@ -373,3 +431,13 @@ def test_make_samples_draws_from_a_download_without_git(tmp_path: Path) -> None:
         with Image.open(checkout.path / f"samples/{name}.png") as image:
             assert image.width > 700
     assert "celeba --scale small             64 px, 2.0 M parameters" in checkout.python("-m", "tools.sample", "--list")
+
+    # What needs git says so, and has it as docs/sharing.md says.
+    assert "Only supported for Git repositories" in checkout.dvc("exp", "run", "config@sprites", rc=None)
+    assert "is no git repository, so it has no revisions" in checkout.python("-m", "tools.compare", "main", rc=1)
+    checkout.python("-m", "tools.report", "--recipes", "sprites")
+    checkout.git("init", "--quiet", "--initial-branch=main")
+    checkout.commit("Download")
+    checkout.run("make", "--assume-old=.venv/.installed", "setup")
+    assert "Only supported" not in checkout.dvc("metrics", "diff")
+    assert "no experiment of HEAD differs" in checkout.python("-m", "tools.experiments")

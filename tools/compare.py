@@ -17,6 +17,7 @@ import json
 import math
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +30,10 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.settings import validate
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.pictures import save_labelled_rows
-from ddpm.recipe import PARTS
+from ddpm.recipe import PARTS, flattened
 from ddpm.sampling import load
 from stages import ROOT, SCALES, Paths, load_yaml, params_file, shown
+from tools.outdated import outdated
 from tools.revisions import read_file, resolve
 from tools.sample import positive
 from tools.tables import aligned
@@ -81,6 +83,7 @@ class Facts(NamedTuple):
     quality: dict[str, Any]  # evaluate.json
     others: dict[str, Any]  # of the training: loss, parameters, seconds
     hashes: dict[str, Any]  # of the packed images
+    old: Sequence[str] = ()  # stages whose results are older than what they are made from
 
 
 def facts_of(side: Side, scale: str, recipe: str) -> Facts:
@@ -95,15 +98,8 @@ def facts_of(side: Side, scale: str, recipe: str) -> Facts:
         side.read(f"{metrics}/evaluate.json"),
         {key: value for key, value in others.items() if value is not None},
         {f"sha256 of {path}": side.read(path).get("sha256") for path in data},
+        outdated(side.revision, scale, recipe),
     )
-
-
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested sections by their dotted names; a list is one value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 # --- The numbers ---------------------------------------------------------------------------------------------------
@@ -114,6 +110,8 @@ def differing(a: Facts, b: Facts) -> list[str]:
     pairs = {key: (a.quality.get(key), b.quality.get(key)) for key in ALIKE}
     pairs |= {key: (a.hashes[key], b.hashes[key]) for key in a.hashes}
     unlike = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or pair[0] is None}
+    if "evaluate" in (*a.old, *b.old):
+        unlike["evaluate.json"] = tuple("outdated" if "evaluate" in side.old else "current" for side in (a, b))
     names = {key: ["missing" if value is None else str(value) for value in pair] for key, pair in unlike.items()}
     return [f"{key} ({' / '.join(name[:12] if 'sha256' in key else name for name in pair)})" for key, pair in names.items()]
 
@@ -182,9 +180,17 @@ def report(sides: tuple[Side, Side], scale: str, recipe: str) -> str:
     lines += ["settings that differ:" if changed else "settings that differ: none"]
     told = [[json.dumps(side.settings[key]) if key in side.settings else "unset" for side in (a, b)] for key in changed]
     lines += [f"  {key}: {' -> '.join(pair)}" for key, pair in zip(changed, told, strict=True)]
+    lines += [older(side, scale, recipe, facts.old) for side, facts in zip(sides, (a, b), strict=True) if facts.old]
     if unlike := differing(a, b):
         lines += [f"the measures are not comparable; on the two sides differ: {', '.join(unlike)}"]
     return "\n".join([*lines, *aligned([[word.format(**names) for word in HEADER], *rows(a, b)])])
+
+
+def older(side: Side, scale: str, recipe: str, stages: Sequence[str]) -> str:
+    """A line about results that do not belong to the training, or the settings, beside which they stand."""
+    where = "" if side.revision is None else f" where {side.name} is the working tree"
+    again = f"{'' if scale == 'demo' else f'cd {scale} && '}dvc repro {' '.join(f'{stage}@{recipe}' for stage in stages)}"
+    return f"older at {side.name} than what they are made from: {', '.join(stages)}; made again{where} by: {again}"
 
 
 # --- The picture ---------------------------------------------------------------------------------------------------

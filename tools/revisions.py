@@ -16,16 +16,27 @@ def resolve(name: str) -> str:
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if commit:
         return commit.decode().strip()
-    # refs/exps/<2 digits of the commit it starts from>/<the other 38>/<name>
-    listed = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or b"").decode().splitlines()
-    refs = [line.split(" ", 1) for line in listed]
-    found = {commit for commit, ref in refs if len(ref.split("/", 4)) == 5 and ref.split("/", 4)[4] == name}
+    found = {commit for _, known, commit in _experiments() if known == name}
     if len(found) > 1:
         commits = ", ".join(sorted(found))
         raise Fault(f"revision {name!r}: experiments of several commits have this name; accepted: one of {commits}")
     if not found:
         raise Fault(f"revision {name!r} is not known here; accepted: {ACCEPTED}")
     return found.pop()
+
+
+def experiments(commit: str) -> dict[str, str]:
+    """The hash of each experiment that started from `commit`, by name, the oldest first."""
+    return {name: made for start, name, made in _experiments() if start == commit}
+
+
+def _experiments() -> list[tuple[str, str, str]]:
+    """Of every experiment the commit that it started from, its name and its own commit, the oldest first."""
+    form = "--format=%(objectname) %(refname)"
+    listed = (git("for-each-ref", "--sort=creatordate", form, "refs/exps/") or b"").decode().splitlines()
+    # refs/exps/<2 digits of the commit it starts from>/<the other 38>/<name>
+    refs = [(commit, ref.split("/", 4)) for commit, ref in (line.split(" ", 1) for line in listed)]
+    return [(parts[2] + parts[3], parts[4], commit) for commit, parts in refs if len(parts) == 5]
 
 
 def read_file(revision: str | None, path: str) -> bytes | None:

@@ -36,12 +36,12 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import check_regular, whole_file
 from ddpm.data.folder import as_seen
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, slerp
-from ddpm.figures.pictures import TARGET_WIDTH, rms_distance, save_gif, save_grid
+from ddpm.figures.pictures import TARGET_WIDTH, Row, rms_distance, save_gif, save_grid, save_labelled_rows
 from ddpm.machine import distributed
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.model.weights import load_network
 from ddpm.sampling import Model, load
-from ddpm.sampling.drawing import GUIDANCE, watched
+from ddpm.sampling.drawing import GUIDANCE, Shown, watched
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS, Denoise, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
@@ -244,8 +244,53 @@ def guidance_of(args: argparse.Namespace) -> float:
     return GUIDANCE if args.guidance is None else args.guidance
 
 
-def drawn(args: argparse.Namespace, model: Model, sampler: Sampler, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The images, uint8 (N, H, W, C), given ones first; and, for a .gif, the frames of their making."""
+def title(args: argparse.Namespace, model: Model, sampler: Sampler) -> str:
+    """The line above the picture: whose images these are, and what makes them again."""
+    kind = {"ema": "EMA"}.get(model.metadata["kind"], model.metadata["kind"])
+    whose = args.checkpoint.name if args.checkpoint else f"{args.scale}/{args.recipe}"
+    words = [f"{whose}, {kind} weights of step {model.step:,}: {sampler.label}, seed {args.seed}"]
+    words += [f"to {args.seed_to}"] if args.seed_to is not None else []
+    asked = [f"{args.mode} {', '.join(path.name for path in args.image)}"] if args.image else []
+    asked += [f"strength {args.strength or 0.5:g}"] if args.mode == "edit" else []
+    if model.classes:
+        asked += [f"context {', '.join(f'{value:g}' for value in args.context)}"] if args.context else []
+        asked += [" and ".join(names_of(args, model))] if args.classes else []
+        asked += [f"guidance {guidance_of(args):g}"]
+    return ", ".join([" ".join(words), *asked])
+
+
+def names_of(args: argparse.Namespace, model: Model) -> list[str]:
+    """The classes that are drawn in turn, by name; none where the context itself is given, or none counts."""
+    if args.context or guidance_of(args) == 0:
+        return []
+    return [model.classes[model.label(name)] for name in args.classes] if args.classes else list(model.classes)
+
+
+def captions(args: argparse.Namespace, model: Model, count: int) -> list[str]:
+    """What stands above each image of the picture, given ones first; all empty where there is nothing to say."""
+    if args.mode == "reconstruct":
+        return ["given", "its noise", *["and back"] * count]
+    if args.mode == "interpolate":
+        between = [f"{share:.2f}" for share in np.linspace(0, 1, count)]
+        return [*(["given", "given"] if args.image else []), *between]
+    names = names_of(args, model) or [""]
+    return [*["given"] * len(args.image or []), *(names[i % len(names)] for i in range(count))]
+
+
+def save_picture(path: Path, images: np.ndarray, per_row: int, above: str, words: list[str]) -> None:
+    """Write a .png of rows of `per_row` images under the line `above`, with `words` over each image, if there are any."""
+    if not any(words):
+        save_grid(path, images, per_row, above)
+        return
+    white = -len(images) % per_row  # a shorter row would be enlarged more
+    images = np.concatenate([images, np.full((white, *images.shape[1:]), 255, np.uint8)])
+    words = [*words, *[""] * white]
+    rows = [Row("", images[i : i + per_row], words[i : i + per_row]) for i in range(0, len(images), per_row)]
+    save_labelled_rows(path, rows, above)
+
+
+def drawn(args: argparse.Namespace, model: Model, sampler: Sampler, count: int) -> tuple[np.ndarray, list[Shown]]:
+    """The images, uint8 (N, H, W, C), given ones first; and, but for a plain --mode generate, the states of their making."""
     context = context_of(args, model, count)
     animated = args.out is not None and args.out.suffix == ".gif"
     if args.mode == "generate" and not animated:
@@ -257,8 +302,8 @@ def drawn(args: argparse.Namespace, model: Model, sampler: Sampler, count: int) 
     noise = model.noise(args.seed, range(count))
     x_t, start, denoiser, before = prepared(args, model, sampler, noise, context)
     states, steps = walked(args, model, sampler, noise, x_t, start, denoiser)
-    frames = [x_t for _, x_t, _ in watched(states, steps, sampler.label)]
-    return np.concatenate([*before, frames[-1]]), frames
+    made = watched(states, steps, sampler.label)
+    return np.concatenate([*before, made[-1][1]]), made
 
 
 def walked(
@@ -358,16 +403,17 @@ def main(args: argparse.Namespace) -> None:
     per_row = args.per_row or (8 if model.shape[-1] <= 32 else 4)
     count = args.images or (per_row**2 if args.mode == "generate" else 1 if args.mode == "reconstruct" else per_row)
     with distributed.process_group(model.device):
-        images, frames = drawn(args, model, sampler, count)
+        images, made = drawn(args, model, sampler, count)
         if distributed.rank() > 0:
             return
     if out.suffix == ".npy":
         with whole_file(out) as temporary:
             np.save(temporary, images)
     elif out.suffix == ".gif":
-        save_gif(out, frames, per_row, target_width=TARGET_WIDTH)
+        times, frames = [f"t = {t}" for t, _, _ in made], [x_t for _, x_t, _ in made]
+        save_gif(out, frames, per_row, title(args, model, sampler), times, target_width=TARGET_WIDTH)
     else:
-        save_grid(out, images, per_row)
+        save_picture(out, images, per_row, title(args, model, sampler), captions(args, model, count))
     data, kind = model.metadata["data"], model.metadata["kind"]
     print(f"wrote {out}: {len(images)} images, {sampler.label}, {kind} weights of step {model.step}")
     print(f"trained on {data['count']} images: {data['origin']}")

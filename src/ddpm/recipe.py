@@ -113,6 +113,34 @@ def check(params: dict[str, Any], look: Look = nowhere) -> dict[str, Recipe]:
     return recipes
 
 
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested sections by their dotted names; a list is one value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def unreached(params: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """A line for each setting of `params`, already checked, that differs from `before` and reaches no recipe that runs.
+
+    Those are defaults that every recipe of recipe_names sets itself, and settings of recipes that are not in that list.
+    """
+    names, lines = params["recipe_names"], []
+    new, old = (flattened({part: side.get(part) or {} for part in (*DEFAULTS, "recipes")}) for side in (params, before))
+    for key in new:
+        if key in old and new[key] == old[key]:
+            continue
+        section, name = key.split(".")[:2]
+        own = {f"recipes.{name}.{key}": new.get(f"recipes.{name}.{key}") for name in names}
+        if section == "recipes" and name not in names:
+            lines.append(f"{key} = {new[key]!r} reaches no recipe that runs; accepted in recipe_names: {name} too")
+        elif section != "recipes" and own.keys() <= new.keys():
+            theirs = ", ".join(f"{place} = {value!r}" for place, value in own.items())
+            lines.append(f"{key} = {new[key]!r} reaches no recipe that runs, for each has its own: {theirs}")
+    return lines
+
+
 def _merged(defaults: Any, overrides: Any, inner: str, outer: str, places: dict[str, str]) -> Any:
     """`defaults` with `overrides` put in their place, section by section; `places` learns where each of these stands."""
     if not isinstance(defaults, dict) or not isinstance(overrides, dict):

@@ -51,8 +51,7 @@ def chosen(scale: str, revisions: list[str], asked: list[str] | None) -> list[li
     recipes = [[Results(side, scale, name) for side in sides] for name in known if not asked or name in asked]
     if not any(results.json("train.json") for each in recipes for results in each):
         where = " and ".join(revisions)
-        made = {"demo": "make demo", "small": "make small", "full": "make full"}[scale]
-        raise Fault(f"no recipe of the scale {scale} has been trained at {where}; `{made}` trains them all")
+        raise Fault(f"no recipe of the scale {scale} has been trained at {where}; `make {scale}` trains them all")
     return recipes
 
 

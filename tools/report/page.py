@@ -15,12 +15,12 @@ import numpy as np
 from ddpm.base.progress import progress_bar
 from ddpm.evaluation.inception import comparison
 from ddpm.figures.settings import Drawing
-from ddpm.recipe import DEFAULTS, PARTS
+from ddpm.recipe import DEFAULTS, PARTS, flattened
 from ddpm.sampling.samplers import METHODS
 from stages import params_file, shown
 from stages.editing import PAIRS
 from stages.overview import COLUMNS, STRIPS
-from tools.compare import BETTER, MEANING, Facts, Side, differing, facts_of, flattened, measures, readable, row
+from tools.compare import BETTER, MEANING, Facts, Side, differing, facts_of, measures, readable, row
 from tools.report.charts import Curve, chart
 from tools.report.markup import Html, join, picture, sheet, table, tag
 from tools.report.results import Results
@@ -80,32 +80,45 @@ def recipe_section(results: list[Results]) -> Html:
     parts: list[tuple[str, Html]] = [
         ("Data and training", beside(results, facts)),
         ("Measures", measures_of(results)),
-        ("Samples", beside(results, samples)),
-        ("Training images", beside(results, training_images)),
+        ("Samples", beside(results, samples, "grid")),
+        ("Training images", beside(results, training_images, "overview")),
         ("Curves", curves(results)),
-        ("How samples improve over the training", beside(results, progression)),
-        ("Samplers", beside(results, samplers)),
-        ("From noise to image", beside(results, path)),
-        ("Nearest training images", beside(results, nearest)),
+        ("How samples improve over the training", beside(results, progression, "progression")),
+        ("Samplers", beside(results, samplers, "samplers")),
+        ("From noise to image", beside(results, path, "path")),
+        ("Nearest training images", beside(results, nearest, "evaluate")),
     ]
     if conditional:
-        parts += [("Classes", beside(results, classes)), ("Guidance", beside(results, guidance))]
+        parts.append(("Classes", beside(results, classes, "classes")))
+        parts.append(("Guidance", beside(results, guidance, "classes")))
     if any(name in (each.params.get("editing") or []) for each in results):
-        parts.append(("Given images", beside(results, editing)))
+        parts.append(("Given images", beside(results, editing, "editing")))
     parts += [("Settings", settings(results)), ("Reproduce", beside(results, commands))]
     blocks = [join(tag("h3", title), content) for title, content in parts]
     return tag("section", tag("h2", name), *blocks, id=name, class_="recipe")
 
 
-def beside(results: list[Results], render: Render) -> Html:
-    """What `render` makes of each revision, in columns; once if it is the same."""
-    cells = [render(each) if each.params else missing(f"No recipe of {side_title(each.side)}.") for each in results]
+def beside(results: list[Results], render: Render, stage: str = "") -> Html:
+    """What `render` makes, out of results of `stage`, of each revision, in columns; once if it is the same."""
+    cells = [cell(each, render, stage) for each in results]
     if len(cells) == 1:
         return cells[0]
     if cells[0] == cells[1]:
         return join(tag("p", "The same in both revisions.", class_="quiet"), cells[0])
     titled = [tag("div", tag("h4", side_title(each.side)), cell) for each, cell in zip(results, cells, strict=True)]
     return tag("div", *titled, class_="columns")
+
+
+def cell(results: Results, render: Render, stage: str) -> Html:
+    """What `render` makes of one revision, or why nothing of it can be shown."""
+    if not results.params:
+        return missing(f"No recipe of {side_title(results.side)}.")
+    return older(results, stage) if stage in results.old else render(results)
+
+
+def older(results: Results, stage: str) -> Html:
+    """Says that the results of `stage` do not belong to the training, or the settings, beside which they stand."""
+    return missing("Not made again since what it is made from changed: ", tag("code", repro(results, stage)))
 
 
 def missing(*text: str) -> Html:
@@ -194,6 +207,8 @@ def measure_notes(results: list[Results], known: list[Facts]) -> list[str]:
         quality, data = found.quality, each.json("manifest.json", "data")
         if not quality:
             continue
+        if "evaluate" in found.old:
+            notes.append(f"What {side_title(each.side)} has measured is older than its training: {repro(each, 'evaluate')}.")
         made = f"{quality['samples']:,} samples by {quality['sampler']}; distances of {quality['compared']:,} images a side"
         notes.append(f"{made}; yardstick {quality['yardstick_sha256'][:12]}. Other features give other numbers.")
         if "fid" in quality and data:
@@ -234,6 +249,9 @@ def curves(results: list[Results]) -> Html:
             for name in dict.fromkeys(line["sampler"] for line in rows)
         }
         whose = f" ({side_title(each.side)})" if len(results) == 2 else ""
+        if "solvers" in each.old:
+            charts.append(older(each, "solvers"))
+            continue
         drawn = chart(f"Distance of samplers{whose}", found, "network calls", "distance", log_x=True)
         charts.append(captioned(drawn, SOLVER_CAPTION + whose + ".") if rows else unmade(each, "solvers", "solvers.csv"))
     return tag("div", *charts, class_="columns")

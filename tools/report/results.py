@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stages import Paths, load_yaml, params_file, shown
 from stages.packed import array_path
 from stages.path import ROWS
 from tools.compare import Side, checkpoint
+from tools.outdated import outdated
 from tools.revisions import read_file
 
 
@@ -59,6 +61,11 @@ class Results:
             return None
         found = [np.concatenate(frame) for frame in frames]
         return found if all(len(frame) == count for frame in found) else None
+
+    @cached_property
+    def old(self) -> list[str]:
+        """The stages whose results are older than what they are made from."""
+        return outdated(self.side.revision, self.paths.scale, self.paths.recipe)
 
     @property
     def shareable(self) -> bool:
