@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import unicodedata
 from importlib.util import find_spec
 
 import torch
@@ -24,6 +25,7 @@ KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yard
 MOST_PARAMETERS = 20_000_000_000  # of a network: more takes a cluster, and other code
 TRAINING_BYTES = 20  # a parameter: weights, gradients, Adam's two moments and the EMA, in fp32
 MOST_WORKERS = 1024
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # characters that turn the direction of a line's text
 
 
 def main(paths: Paths) -> None:
@@ -114,9 +116,20 @@ def contents(paths: Paths, data: DataConfig) -> Contents:
             return Contents(tuple(facts["classes"]), facts["count"])
     try:
         pictures = FolderImages(folder)
+        check_names(pictures)
     except Fault as fault:
         raise Fault(f"recipes.{paths.recipe}.data.source = {data.source!r}: {fault}") from None
     return Contents(pictures.classes, len(pictures))
+
+
+def check_names(pictures: FolderImages) -> None:
+    """Raise Fault for names that cannot be hashed or shown: of pictures and classes not in UTF-8, of classes with controls."""
+    for name in (*pictures.classes, *pictures.names):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise Fault(f"{pictures.path}: the name {name!r} is no text; accepted: names in UTF-8")
+    for name in pictures.classes:
+        if any(unicodedata.category(letter) == "Cc" or unicodedata.bidirectional(letter) in TURNS for letter in name):
+            raise Fault(f"{pictures.path}: the class {name!r}; accepted: names without line breaks and other controls")
 
 
 if __name__ == "__main__":
