@@ -46,8 +46,8 @@ test-all: setup ## lint, types and all tests, the slow ones too
 	mypy
 	python -m pytest -m "slow or not slow"
 
-soak: setup ## kill the trainer and dvc again and again: no bit may change (minutes; part of test-all)
-	python -m pytest -m slow tests/test_soak.py
+soak: setup ## kill every stage and dvc again and again: no bit may change (minutes; part of test-all)
+	python -m pytest -m slow tests/test_soak.py tests/test_soak_stages.py
 
 benchmarks: setup ## install diffusers and denoising-diffusion-pytorch, and time ours beside them (see benchmarks/README.md)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[benchmarks]'

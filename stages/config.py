@@ -1,22 +1,34 @@
 """Check the settings of all recipes that run, and write down this one's, before anything is deleted or computed."""
 
 import json
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import unicodedata
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 import yaml
 
 from ddpm.base.faults import Fault
-from ddpm.base.files import write_json
+from ddpm.base.files import amount, write_json
 from ddpm.data.folder import FolderImages
 from ddpm.data.settings import Contents, DataConfig
 from ddpm.machine.device import pick_device
 from ddpm.model.schedule import schedule_of
-from ddpm.recipe import DEFAULTS, check, flattened, resolve, unreached
-from stages import ROOT, SCALES, Paths, expanded, load_params, load_yaml, params_file, shown, stage
+from ddpm.model.unet import build_network
+from ddpm.recipe import DEFAULTS, Recipe, check, flattened, resolve, unreached
+from stages import ROOT, SCALES, Paths, RuntimeConfig, expanded, load_params, load_yaml, params_file, shown, stage
 
 KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
+MOST_PARAMETERS = 20_000_000_000  # of a network: more takes a cluster, and other code
+TRAINING_BYTES = 20  # a parameter: weights, gradients, Adam's two moments and the EMA, in fp32
+MOST_WORKERS = 1024
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # characters that turn the direction of a line's text
 
 
 def main(paths: Paths) -> None:
@@ -39,7 +51,12 @@ def main(paths: Paths) -> None:
             schedule_of(recipe.train)
         except Fault as fault:
             raise Fault(f"recipes.{name}: {fault}") from None
-    pick_device(paths.runtime().device)
+    device = check_machine(paths.runtime())
+    for name, recipe in recipes.items():
+        check_network(name, recipe, device)
+        if recipe.evaluation.inception not in ("", "official") and not expanded(recipe.evaluation.inception).is_file():
+            asked = f"recipes.{name}: evaluation.inception = {recipe.evaluation.inception!r}"
+            print(f"warning: {asked}: no such file here, and the stage evaluate will ask for it", file=sys.stderr)
     checked, settings = resolve(params, paths.recipe, look)
     for part, values in settings.items():
         write_json(paths.metrics / "config" / f"{part}.json", values)
@@ -63,6 +80,49 @@ def committed(scale: str) -> dict[str, Any]:
     return params if isinstance(params, dict) else {}
 
 
+def check_machine(runtime: RuntimeConfig) -> torch.device:
+    """The device that `runtime` asks for. Raises Fault for what this machine lacks: as the training would, but before it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", runtime.device):
+        raise Fault(f"runtime.device = {runtime.device!r}; accepted: auto, cpu, cuda or cuda:N")
+    if runtime.workers > MOST_WORKERS:
+        raise Fault(f"runtime.workers = {runtime.workers}; accepted: processes, at most {MOST_WORKERS:,}")
+    words = shlex.split(runtime.launcher)
+    if runtime.launcher and ("\0" in runtime.launcher or not words or not shutil.which(words[0])):
+        raise Fault(
+            f'runtime.launcher = {runtime.launcher!r}: no such command; accepted: "", or the start of a command such as '
+            "torchrun --nproc-per-node=2"
+        )
+    if runtime.tensorboard and find_spec("tensorboard") is None:
+        raise Fault("runtime.tensorboard = True: it is not installed; accepted: false, or true after `pip install tensorboard`")
+    try:
+        return pick_device(runtime.device)
+    except Fault as fault:
+        raise Fault(f"runtime.{fault}") from None
+
+
+def check_network(name: str, recipe: Recipe, device: torch.device) -> None:
+    """Raise Fault if the network is beyond all machines; warn if to train it takes more memory than `device` has."""
+    with torch.device("meta"):  # allocates nothing
+        network = build_network(recipe.train, in_channels=recipe.data.channels)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    need = parameters * TRAINING_BYTES
+    told = (
+        f"recipes.{name}: the network of train.channels = {recipe.train.channels} and train.num_res = {recipe.train.num_res} "
+        f"has {parameters:,} parameters; to train it takes {amount(need)} for weights, gradients, Adam's moments and the EMA"
+    )
+    if parameters > MOST_PARAMETERS:
+        raise Fault(f"{told}; accepted: at most {MOST_PARAMETERS:,} parameters")
+    if need > (memory := memory_of(device)):
+        print(f"warning: {told}, and this machine's {device.type} has {amount(memory)}", file=sys.stderr)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that `device` has in all."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def contents(paths: Paths, data: DataConfig) -> Contents:
     """What the recipe's folder of pictures holds or, where it is away, what manifest.json says of it. Raises Fault."""
     folder, manifest = expanded(data.source), paths.data / "manifest.json"
@@ -72,9 +132,20 @@ def contents(paths: Paths, data: DataConfig) -> Contents:
             return Contents(tuple(facts["classes"]), facts["count"])
     try:
         pictures = FolderImages(folder)
+        check_names(pictures)
     except Fault as fault:
         raise Fault(f"recipes.{paths.recipe}.data.source = {data.source!r}: {fault}") from None
     return Contents(pictures.classes, len(pictures))
+
+
+def check_names(pictures: FolderImages) -> None:
+    """Raise Fault for names that cannot be hashed or shown: of pictures and classes not in UTF-8, of classes with controls."""
+    for name in (*pictures.classes, *pictures.names):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise Fault(f"{pictures.path}: the name {name!r} is no text; accepted: names in UTF-8")
+    for name in pictures.classes:
+        if any(unicodedata.category(letter) == "Cc" or unicodedata.bidirectional(letter) in TURNS for letter in name):
+            raise Fault(f"{pictures.path}: the class {name!r}; accepted: names without line breaks and other controls")
 
 
 if __name__ == "__main__":

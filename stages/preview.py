@@ -50,3 +50,4 @@ def end_with_input() -> None:
 if __name__ == "__main__":
     with faults_reported():
         main(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # at once: to unload torch takes seconds, and a training that ends meanwhile would leave the picture behind

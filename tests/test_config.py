@@ -100,6 +100,24 @@ BAD_FOR_CIFAR10 = [
     ("figures.path.images", 6, "a multiple of 4"),
     ("figures.drawing.eta", 1.5, "[0, 1]"),
     ("figures.grid.images", 50, "a square number"),
+    ("figures.grid.images", 10**400, "at most 10,000"),
+    ("figures.grid.images", 10**12, "at most 10,000"),
+    ("figures.drawing.per_row", 10**12, "at most 1,000"),
+    ("figures.drawing.batch_size", 10**12, "at most 100,000"),
+    ("figures.drawing.guidance", 1e300, "at most 1,000"),
+    ("figures.classes.scales", [2, 1e300], "at most 1,000"),
+    ("figures.path.images", 4 * 10**12, "at most 1,000"),
+    ("figures.editing.times", 10**12, "at most 1,000"),
+    ("figures.editing.jump", 10**12, "at most 100,000"),
+    ("figures.timing.images", 10**12, "at most 100,000"),
+    ("evaluation.images", 10**12, "at most 1,000,000"),
+    ("evaluation.bound_images", 10**12, "at most 1,000,000"),
+    ("evaluation.batch_size", 10**12, "at most 100,000"),
+    ("evaluation.guidance", 1e300, "at most 1,000"),
+    ("evaluation.inception", "a\0b", "none of them NUL"),
+    ("train.weight_decay", 1e308, "less than 1 / train.lr = 5000"),
+    ("recipes.cifar10.data.source", "a\ud800", "characters of Unicode"),
+    ("recipes.cifar10.data.images", 10**15, "at most 10,000,000"),
     ("recipes.cifar10.data.size", 64, "accepted for cifar10"),
     ("recipes.cifar10.data.crop", [0, 0, 8, 8], "accepted for cifar10"),
     ("recipes.cifar10.data.dataset", "mnist", "one of cifar10, celeba, fashion_mnist, sprites"),
@@ -129,6 +147,9 @@ BAD_FOR_CELEBA = [
     ("recipes.celeba.train.context_dim", 10, "accepted: 0, unconditional"),
     ("recipes.celeba.data.size", 8, "accepted: more than 8"),
     ("recipes.celeba.data.size", 0, "side of the square"),
+    ("recipes.celeba.data.size", 10**9, "at most 4,096"),
+    ("recipes.celeba.data.size", 4096, "take at most 1.0 TB"),
+    ("recipes.celeba.figures.grid.images", 10**12, "at most 10,000"),
     ("recipes.celeba.data.crop", [51, 57, 128, 128], "left + width <= 178"),
     ("recipes.celeba.data.crop", [25, 91, 128, 128], "top + height <= 218"),
     ("recipes.celeba.data.crop", [25, 57, 0, 0], "does not lie inside"),
@@ -147,6 +168,18 @@ def test_bad_values_are_named(recipe: str, key: str, value: Any, accepted: str) 
     assert accepted in line
     assert f".{key}" not in line, "named as it was written"
     assert "\n" not in line, "one fault, one line"
+
+
+@pytest.mark.parametrize("key", ["train.checkpoints", "figures.samplers.compared", "figures.solvers.steps"])
+def test_endless_lists_are_counted_and_not_shown(key: str) -> None:
+    assert message({key: [5] * 10**5}, "cifar10") == f"{key} = a list of 100,000 entries; accepted: at most 1,000"
+
+
+def test_endless_texts_are_cut() -> None:
+    line = message({"recipes.cifar10.data.origin": "x" * 10**6}, "cifar10")
+    assert line.startswith("recipes.cifar10.data.origin = 'xxxx")
+    assert "... of 1,000,000 letters; accepted: at most 4,096 characters" in line
+    assert len(line) < 200
 
 
 def test_bad_values_inside_lists_are_named() -> None:

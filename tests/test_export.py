@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import ROOT
 from ddpm.base.faults import Fault
 from ddpm.sampling import Model, load
-from tiny import checkpoint
+from tiny import write_weights
 from tools import export
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
@@ -40,18 +40,18 @@ def model_of(path: Path) -> Model:
 @pytest.mark.parametrize("form", ["onnx", "torch"])
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if "classes" in kind else pytest.mark.slow) for kind in KINDS])
 def test_whole_samplings_agree(tmp_path: Path, kind: str, form: str) -> None:
-    model = model_of(checkpoint(tmp_path / "ema.safetensors", **KINDS[kind]))
+    model = model_of(write_weights(tmp_path / "ema.safetensors", **KINDS[kind]))
     path = tmp_path / export.FILES[form]
     export.write_model(model, path, form, "fp16")
     for choice in ("ddpm 40", "unipc 10", "heun 9"):
         assert export.difference(model, path, model.sampler(choice)) < export.TOLERANCE, choice
     # A whole sampling tells a wrong model from a right one.
-    other = model_of(checkpoint(tmp_path / "other.safetensors", seed=1, **KINDS[kind]))
+    other = model_of(write_weights(tmp_path / "other.safetensors", seed=1, **KINDS[kind]))
     assert export.difference(other, path, other.sampler("unipc 10")) > 100 * export.TOLERANCE
 
 
 def test_the_batch_is_free_and_half_precision_changes_no_bit(tmp_path: Path) -> None:
-    model = model_of(checkpoint(tmp_path / "ema.safetensors", **KINDS["eps, classes"]))
+    model = model_of(write_weights(tmp_path / "ema.safetensors", **KINDS["eps, classes"]))
     outputs = {}
     for precision in export.PRECISIONS:
         export.write_model(model, tmp_path / f"{precision}.onnx", "onnx", precision)
@@ -76,7 +76,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 
 def test_the_example_draws_the_library_s_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch and this project: neither can be imported there."""
-    path = checkpoint(tmp_path / "ema.safetensors", **KINDS["eps, classes"])
+    path = write_weights(tmp_path / "ema.safetensors", **KINDS["eps, classes"])
     run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--sampler", "unipc 12")
     script = ROOT / "examples" / "sample_onnx.py"
     assert len([line for line in script.read_text().split('"""')[2].splitlines() if line]) <= 40
@@ -88,7 +88,7 @@ def test_the_example_draws_the_library_s_images(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_stands_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = checkpoint(tmp_path / "ema.safetensors", **KINDS["v"])
+    path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
     run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--format", "torch")
     facts, model = json.loads((tmp_path / "out" / "model.json").read_text()), model_of(path)
     assert (facts["file"], facts["shape"], facts["classes"], facts["sampler"]) == ("model.pt2", [3, 8, 8], [], "UniPC 20")
@@ -100,7 +100,7 @@ def test_what_stands_beside_the_model(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = checkpoint(tmp_path / "ema.safetensors", **KINDS["v"])
+    path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
     with pytest.raises(Fault, match=r"images by it differ by .* from the model's own; accepted: less than 0$"):
         run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--format", "torch")
@@ -121,7 +121,7 @@ def test_arguments_that_contradict_each_other(
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = checkpoint(tmp_path / "ema.safetensors", **KINDS["v"])
+    path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "model.onnx").touch()
     with pytest.raises(Fault, match=r"accepted after `pip install onnx onnxruntime onnxscript`"):

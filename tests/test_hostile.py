@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -259,9 +260,22 @@ def test_names_that_would_become_paths_or_commands_are_refused(runner: Runner, n
 
 
 BAD_PARAMS: list[tuple[str, Any, str]] = [
-    ("runtime.device", "cuda:7", "runtime.device|device"),
+    ("runtime.device", "cuda:7", "runtime.device = 'cuda:7': this machine has"),
+    ("runtime.device", "cuda:99999999999999999999", "runtime.device = 'cuda:99999999999999999999'; accepted: auto, cpu"),
+    ("runtime.device", "cuda:٣", "runtime.device = 'cuda:٣'; accepted: auto, cpu"),
+    ("runtime.workers", 10**9, "runtime.workers = 1000000000; accepted: processes, at most 1,024"),
+    ("runtime.launcher", "no_such_command --nproc 2", "runtime.launcher = 'no_such_command --nproc 2': no such command"),
+    ("runtime.launcher", "  ", "runtime.launcher = '  ': no such command"),
+    ("runtime.launcher", "torchrun \0", 'no such command; accepted: "", or the start of a command such as torchrun'),
     ("runtime.launcher", "torchrun 'a", 'runtime.launcher = "torchrun \'a"'),
     ("recipe_names", [], "recipe_names = []"),
+    (
+        "recipes.cifar10.train",
+        {"channels": [8192, 8192], "attention": [], "num_res": 10},
+        "of train.channels = [8192, 8192] and train.num_res = 10 has ",
+    ),
+    ("recipes.celeba.data.size", 10**9, "recipes.celeba.data.size = 1000000000; accepted: at most 4,096"),
+    ("figures.grid.images", 10**400, "; accepted: at most 10,000"),
     ("train.num_timesteps", 10**9, "at most 100,000"),
     ("train.steps", 10**26, "at most 10^9"),
     ("train.batch_size", 10**9, "at most 1,000,000"),
@@ -296,6 +310,28 @@ def test_config_finds_what_training_would(runner: Runner, key: str, value: Any, 
         assert contents(runner.path) == before
     finally:
         path.write_text(good)
+
+
+def test_config_warns_of_what_this_machine_cannot_train(runner: Runner) -> None:
+    """And accepts it, as every machine does: the files that it writes are those of another machine."""
+    path = runner.path / "params.yaml"
+    good, before = path.read_text(), contents(runner.path)
+    try:
+        params = load_yaml(good)
+        params["recipes"]["cifar10"] |= {"train": {"channels": [2048, 2048], "attention": [], "num_res": 50}}
+        params["evaluation"]["inception"] = "no/such/weights.pth"
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        status, said = runner("stages.config", "cifar10")
+        assert status == 0, said
+        assert re.search(
+            r"warning: recipes.cifar10: the network of .* has [\d,]{14} parameters; .* and this machine's cpu has", said
+        )
+        assert "celeba: the network" not in said
+        assert "evaluation.inception = 'no/such/weights.pth': no such file here" in said
+    finally:
+        path.write_text(good)
+        runner("stages.config", "cifar10")
+    assert contents(runner.path) == before
 
 
 @pytest.mark.parametrize("written", ["", "[1, 2]", "3", "a: [", "a: " + "9" * 5000, "[" * 5000, "\x00"])

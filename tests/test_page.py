@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,13 +23,10 @@ from ddpm.sampling.grid import timestep_grid
 from ddpm.sampling.noise import NoiseStreams
 from stages import WORK
 from test_export import KINDS, model_of
-from tiny import checkpoint
+from tiny import write_weights
 from tools.page import __main__ as command
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome here")
 
 PIXELS = """name => {
   const canvas = document.getElementById(name);
@@ -65,7 +61,7 @@ def served(folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model with five classes and a linear schedule, whose steps are quadratic."""
-    return checkpoint(tmp_path_factory.mktemp("weights") / "ema.safetensors", size=16, **KINDS["eps, classes"])
+    return write_weights(tmp_path_factory.mktemp("weights") / "ema.safetensors", size=16, **KINDS["eps, classes"])
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +72,6 @@ def address(weights: Path, runtime: Path, tmp_path_factory: pytest.TempPathFacto
         monkeypatch.setattr(sys, "argv", words)
         command.main(command.arguments())
     yield from served(folder)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -135,7 +122,6 @@ def tiles(picture: np.ndarray, count: int, size: int) -> np.ndarray:
     return np.stack([picture[row * (size + 1) :, column * (size + 1) :][:size, :size] for row, column in places])
 
 
-@needs_browser
 def test_the_images_are_the_library_s(address: str, weights: Path, opened: Any) -> None:
     page, model = opened(address), model_of(weights)
     cases: list[dict[str, Any]] = [
@@ -156,7 +142,6 @@ def test_the_images_are_the_library_s(address: str, weights: Path, opened: Any) 
         before = found[0]
 
 
-@needs_browser
 def test_the_way_is_shown_while_it_runs_and_again_by_the_slider(address: str, opened: Any) -> None:
     page = opened(address)
     page.evaluate(
@@ -182,7 +167,6 @@ def test_the_way_is_shown_while_it_runs_and_again_by_the_slider(address: str, op
     assert np.array_equal(pixels(page, "x"), last)
 
 
-@needs_browser
 def test_a_phone_shows_it_whole_and_wrong_numbers_are_not_drawn(address: str, opened: Any) -> None:
     page = opened(address, viewport={"width": 360, "height": 740})
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
@@ -197,7 +181,6 @@ def test_a_phone_shows_it_whole_and_wrong_numbers_are_not_drawn(address: str, op
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
 
-@needs_browser
 def test_its_noise_and_its_grids_are_the_library_s(address: str, weights: Path, opened: Any) -> None:
     page, schedule = opened(address), model_of(weights).schedule
     for seed, image, draws, count in ((0, 0, 1, 12), (2**32 - 1, 7, 3, 5), (123456789, 2**32 - 1, 2, 3000)):
@@ -213,7 +196,6 @@ def test_its_noise_and_its_grids_are_the_library_s(address: str, weights: Path, 
             assert found == timestep_grid(schedule, steps, spacing), (spacing, steps)
 
 
-@needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["demo", "small"])
 def test_the_shared_faces_appear_in_twenty_seconds(scale: str, runtime: Path, tmp_path: Path, opened: Any) -> None:

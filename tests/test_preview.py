@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,12 +64,12 @@ def unseen(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkou
 
 
 def slowed(checkout: Checkout, seconds: float) -> None:
-    """Let every step of the checkout's trainings take `seconds` longer, until there is a file `enough`."""
+    """Let every step of the checkout's trainings take `seconds` longer, until there is a file `enough`, which ends the wait."""
     stop = checkout.path / "src/ddpm/training/stop.py"
     text = stop.read_text()
     anchor = '        """The reason to end, None if there is none."""\n'
     assert anchor in text
-    pause = f"        __import__('time').sleep(0 if os.path.exists('enough') else {seconds})\n"
+    pause = f"        any(os.path.exists('enough') or __import__('time').sleep(0.05) for _ in range({round(seconds / 0.05)}))\n"
     stop.write_text(text.replace(anchor, anchor + pause))
 
 
@@ -136,8 +137,9 @@ def drawing(checkout: Checkout) -> list[int]:
 def test_a_training_that_is_watched_is_bit_equal(checkout: Checkout, unseen: Checkout) -> None:
     """Pictures as often as they can be drawn, and events, against neither."""
     pytest.importorskip("tensorboard")
-    slowed(checkout, 2.0)
-    checkout.params(runtime__preview_every=0.01, runtime__tensorboard=True)
+    slowed(checkout, 4.0)  # seven minutes for two pictures: on a busy machine one takes a minute
+    # Not before step 1, however long the events take to open: there is no checkpoint of step 0, and so no picture.
+    checkout.params(runtime__preview_every=10.0, runtime__tensorboard=True)
     picture, process = checkout.path / WORK / "preview.png", checkout.start(sys.executable, *TRAIN)
     seen: list[bytes] = []
 
@@ -148,7 +150,7 @@ def test_a_training_that_is_watched_is_bit_equal(checkout: Checkout, unseen: Che
             (checkout.path / "enough").touch()
         return process.poll() is not None
 
-    wait_for(ended, "the training")
+    wait_for(ended, "the training", 600)
     output = checkout.log.read_text()
     assert process.returncode == 0, output
     assert "warning" not in output
@@ -249,6 +251,23 @@ def test_a_preview_that_fails_is_a_warning(checkout: Checkout, unseen: Checkout)
     assert all("accepted" in message for _, message in said), said
     assert not (checkout.path / WORK / "preview.png").exists()
     assert_bit_equal(checkout, unseen)
+
+
+def test_a_drawing_ends_with_its_picture(checkout: Checkout, unseen: Checkout) -> None:
+    """At once: a training that ends between the two would leave the picture among its states."""
+    preview = checkout.path / "stages/preview.py"
+    _, code = preview.read_text().split("annotations\n", 1)
+    preview.write_text(f"import atexit, time\natexit.register(time.sleep, 600)\n{code}")
+    weights, picture = unseen.path / "models/demo/cifar10/ema.safetensors", checkout.path / "preview.png"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.preview", weights, picture], cwd=checkout.path, env=checkout.env, stdin=subprocess.PIPE
+    )
+    try:
+        assert process.wait(300) == 0
+        assert picture.exists()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_preview_takes_no_room_that_the_training_needs(checkout: Checkout, unseen: Checkout) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -14,10 +13,6 @@ import pytest
 from conftest import Checkout
 from results_tree import FRAMES, Tree
 from tools.report import __main__ as command
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome here")
 
 SLIDER, PLAYER = ".player:not(:has(button))", ".player:has(button)"
 PHONE = {"width": 360, "height": 740}
@@ -66,15 +61,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             monkeypatch.setattr(sys, "argv", ["report", *words, "--out", str(path / f"{name}.html")])
             command.main(command.arguments())
     return {name: path / f"{name}.html" for name in wanted}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 import ddpm
 from conftest import ROOT
-from tiny import checkpoint
+from tiny import write_weights
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,7 @@ def needed(requirements: list[str]) -> set[str]:
 
 
 def test_the_wheel_loads_samples_and_trains_with_what_it_names(clean: Path, tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "ema.safetensors", context_dim=5)
+    path = write_weights(tmp_path / "ema.safetensors", context_dim=5)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     words = [clean, "-c", USE, path, json.dumps(NOT_THERE)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

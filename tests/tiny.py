@@ -64,33 +64,21 @@ def random_images(count: int = 7, size: int = 8, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
-def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+def randomised(network: nn.Module, seed: int = 0, scale: float = 0.2) -> nn.Module:
     """`network` with every parameter drawn anew, so that nothing starts at zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return network
 
 
-def write_weights(path: Path, seed: int, size: int = 8, **changes: Any) -> None:
-    """A checkpoint of `size` pixels with random weights, one for each `seed`; conditional where context_dim is 5."""
-    config = train_config(num_timesteps=20, prediction="v", **changes)
-    classes = ["hero", "monster", "food", "spell", "side"] if config.context_dim else []
-    facts = {"size": size, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
-    metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": classes}
-    save_weights(path, randomised(build_network(config), seed), metadata)
-
-
-def checkpoint(path: Path, seed: int = 0, size: int = 8, **changes: Any) -> Path:
+def write_weights(path: Path, seed: int = 0, size: int = 8, **changes: Any) -> Path:
     """Write the weights of a network of `changes` that draws images of `size` pixels a side to `path`; returns that."""
-    config = train_config(num_timesteps=40, **changes)
+    config = train_config(**({"num_timesteps": 40, "prediction": "v"} | changes))
     data = {"size": size, "count": 3, "origin": "test", "dataset": "sprites", "source": "synthetic"}
     classes = [f"kind {i}" for i in range(config.context_dim)]
     metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": data, "classes": classes}
-    network, generator = build_network(config, seed), torch.Generator().manual_seed(seed)
-    with torch.no_grad():  # no zeros; with larger weights roundings would grow, as they do in no trained network
-        for parameter in network.parameters():
-            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
-    save_weights(path, network, metadata)
+    # No zeros; with larger weights roundings would grow, as they do in no trained network.
+    save_weights(path, randomised(build_network(config, seed), seed, scale=0.03), metadata)
     return path

@@ -206,25 +206,45 @@ def suited(model: Model, choice: str) -> Sampler:
 def arguments() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m tools.export", description=__doc__, formatter_class=formatter)
-    parser.add_argument("recipe", nargs="?", help="a recipe that has a checkpoint; not needed with --checkpoint")
-    parser.add_argument("--scale", choices=SCALES, default="demo", help="whose EMA weights (default: demo)")
-    parser.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
+    add_model(parser, "exports/<scale>-<recipe>")
     parser.add_argument("--format", choices=list(FILES), default="onnx", help="default: onnx")
     precision = "of the weights in the file; computed in fp32 either way (default: fp16, which is exact)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help=precision)
     parser.add_argument("--sampler", default="unipc 20", help='whose grid model.json has (default: "unipc 20")')
-    parser.add_argument("--out", type=Path, help="a folder (default: exports/<scale>-<recipe>)")
+    return parsed(parser)
+
+
+def add_model(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add the arguments that name a model, and --out, whose default the help calls `folder`."""
+    parser.add_argument("recipe", nargs="?", help="a recipe that has a checkpoint; not needed with --checkpoint")
+    parser.add_argument("--scale", choices=SCALES, default="demo", help="whose EMA weights (default: demo)")
+    parser.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
+    parser.add_argument("--out", type=Path, help=f"a folder (default: {folder})")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of the command line, which name one model."""
     args = parser.parse_args()
     if (args.recipe is None) == (args.checkpoint is None):
         parser.error("accepted: a recipe, or --checkpoint FILE, and not both")
     return args
 
 
+def asked(args: argparse.Namespace, before: str = "") -> tuple[Model, str, Path, Path | None]:
+    """The model that the arguments name, its name, the folder to write to, and the file of its measures. Raises Fault.
+
+    `before`: what the default folder's name begins with.
+    """
+    paths = Paths(args.scale, args.recipe) if args.recipe else None
+    name = f"{args.scale}-{args.recipe}" if paths else args.checkpoint.stem
+    folder = args.out or ROOT / "exports" / f"{before}{name}"
+    measures = paths.metrics / "evaluate.json" if paths else None
+    return load(paths.ema if paths else args.checkpoint, "cpu", "fp32"), name, folder, measures
+
+
 def main(args: argparse.Namespace) -> None:
-    model = load(args.checkpoint or Paths(args.scale, args.recipe).ema, "cpu", "fp32")
-    folder = args.out or ROOT / "exports" / (f"{args.scale}-{args.recipe}" if args.recipe else args.checkpoint.stem)
+    model, _, folder, measures = asked(args)
     sampler = suited(model, args.sampler)
-    measures = Paths(args.scale, args.recipe).metrics / "evaluate.json" if args.recipe else None
     found = export(model, folder, args.format, args.precision, sampler, measures)
     size = (folder / FILES[args.format]).stat().st_size
     print(f"wrote {folder / FILES[args.format]} ({size / 1e6:.1f} MB) and model.json")

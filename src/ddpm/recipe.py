@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 from typing_extensions import Self
 
 from ddpm.base.faults import Fault
+from ddpm.base.files import amount
 from ddpm.base.settings import NAME, NAME_IN_WORDS, Strict, validate
 from ddpm.data.settings import Contents, DataConfig
 from ddpm.evaluation.settings import EvaluationConfig
@@ -20,9 +22,39 @@ PARTS = ("data", "train", "figures", "evaluation")
 Look = Callable[[str, DataConfig], Contents]  # what the folder of pictures of the recipe of this name holds; raises Fault
 DEFAULTS = ("train", "figures", "evaluation")  # the parts whose defaults stand at the top
 
+# The most that a setting may ask for: far beyond what anyone draws, far below what fills a memory or never ends.
+MOST = {
+    "data.size": 4096,
+    "data.images": 10_000_000,
+    "figures.drawing.guidance": 1000,
+    "figures.drawing.per_row": 1000,
+    "figures.drawing.batch_size": 100_000,
+    "figures.grid.images": 10_000,
+    "figures.classes.scales": 1000,
+    "figures.path.images": 1000,
+    "figures.editing.times": 1000,
+    "figures.editing.jump": 100_000,
+    "figures.timing.images": 100_000,
+    "evaluation.images": 1_000_000,
+    "evaluation.guidance": 1000,
+    "evaluation.batch_size": 100_000,
+    "evaluation.bound_images": 1_000_000,
+}
+MOST_ENTRIES = 1000  # of a list
+MOST_LETTERS = 4096  # of a text: the longest path of Linux
+MOST_PACKED = 10**12  # bytes of a recipe's packed images
+
 
 class _Data(Strict):
     data: DataConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, values: Any) -> Any:
+        """First of all: what comes after computes with these numbers."""
+        if faults := list(_beyond(values)):
+            raise ValueError("\n".join(faults))
+        return values
 
 
 class Recipe(_Data):
@@ -44,11 +76,51 @@ class Recipe(_Data):
         if self.train.context_dim not in (0, classes):
             conditional = f", or {classes}, the classes of {self.data.dataset}" if classes else ""
             raise ValueError(f"train.context_dim = {self.train.context_dim}; accepted: 0, unconditional{conditional}")
+        packed = self.data.count * self.data.size**2 * self.data.channels
+        if packed > MOST_PACKED:
+            raise ValueError(
+                f"data.size = {self.data.size}: {self.data.count:,} images take {amount(packed)}; accepted: a size or a number "
+                f"of images with which they take at most {amount(MOST_PACKED)}"
+            )
+        if self.train.lr * self.train.weight_decay >= 1:
+            raise ValueError(
+                f"train.weight_decay = {self.train.weight_decay}: with train.lr = {self.train.lr} a step would take more than "
+                f"all of each weight; accepted: less than 1 / train.lr = {1 / self.train.lr:g}"
+            )
         evaluated = (f"evaluation.sampler = {self.evaluation.sampler!r}", self.evaluation.chosen.num_steps)
         for asked, steps in [*self.figures.asked(), evaluated]:
             if steps > self.train.num_timesteps:
                 raise ValueError(f"{asked}; accepted: at most train.num_timesteps = {self.train.num_timesteps} network calls")
         return self
+
+
+def _beyond(values: Any) -> Iterator[str]:
+    """What of the settings `values` asks for more than anything here can do."""
+    for key in _settings(Recipe):
+        value = values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            if len(value) > MOST_LETTERS or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+                said = repr(value) if len(value) < 100 else f"{value[:40]!r}... of {len(value):,} letters"
+                yield f"{key} = {said}; accepted: at most {MOST_LETTERS:,} characters of Unicode, none of them NUL"
+        elif isinstance(value, list) and len(value) > MOST_ENTRIES:
+            yield f"{key} = a list of {len(value):,} entries; accepted: at most {MOST_ENTRIES:,}"
+        elif key in MOST and any(_above(number, MOST[key]) for number in (value if isinstance(value, list) else [value])):
+            yield f"{key} = {value}; accepted: at most {MOST[key]:,}"
+
+
+def _settings(kind: type[BaseModel], before: str = "") -> Iterator[str]:
+    """The dotted keys of all settings of `kind`."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
+            yield from _settings(field.annotation, f"{before}{name}.")
+        else:
+            yield before + name
+
+
+def _above(value: Any, most: int) -> bool:
+    return type(value) in (int, float) and most < value < inf  # infinity is no number of settings, which is said elsewhere
 
 
 def nowhere(name: str, data: DataConfig) -> Contents:

@@ -24,8 +24,8 @@ from typing import Any
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file, write_text
 from ddpm.base.hashes import sha256_of
-from ddpm.sampling import Model, load
-from stages import ROOT, SCALES, WORK, Paths
+from ddpm.sampling import Model
+from stages import WORK
 from tools import export
 
 HERE = Path(__file__).parent
@@ -96,24 +96,15 @@ def page(model: Model, name: str, folder: Path, runtime: Path, measures: Path | 
 def arguments() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m tools.page", description=__doc__, formatter_class=formatter)
-    parser.add_argument("recipe", nargs="?", help="a recipe that has a checkpoint; not needed with --checkpoint")
-    parser.add_argument("--scale", choices=SCALES, default="demo", help="whose EMA weights (default: demo)")
-    parser.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
+    export.add_model(parser, "exports/page-<scale>-<recipe>")
     parser.add_argument("--runtime", type=Path, metavar="TGZ", help=f"{ARCHIVE}, where npm cannot fetch it")
-    parser.add_argument("--out", type=Path, help="a folder (default: exports/page-<scale>-<recipe>)")
-    args = parser.parse_args()
-    if (args.recipe is None) == (args.checkpoint is None):
-        parser.error("accepted: a recipe, or --checkpoint FILE, and not both")
-    return args
+    return export.parsed(parser)
 
 
 def main(args: argparse.Namespace) -> None:
-    paths = Paths(args.scale, args.recipe) if args.recipe else None
-    model = load(paths.ema if paths else args.checkpoint, "cpu", "fp32")
-    name = f"{args.scale}-{args.recipe}" if args.recipe else args.checkpoint.stem
-    folder = args.out or ROOT / "exports" / f"page-{name}"
+    model, name, folder, measures = export.asked(args, "page-")
     title = f"{args.recipe} ({args.scale})" if args.recipe else name
-    page(model, title, folder, args.runtime or archive(WORK / "npm"), paths.metrics / "evaluate.json" if paths else None)
+    page(model, title, folder, args.runtime or archive(WORK / "npm"), measures)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {folder} ({size / 1e6:.0f} MB); python -m http.server -d {folder} serves it at http://localhost:8000")
 
