@@ -379,6 +379,10 @@ def test_faults_say_what_is_accepted(tree: Tree, monkeypatch: pytest.MonkeyPatch
         (tree.metrics(recipe) / "train.json").unlink()
     with pytest.raises(Fault, match="no recipe of the scale demo has been trained at workspace; `make demo` trains them all"):
         write(monkeypatch, tree)
+    (tree.path / "gpu").mkdir()
+    (tree.path / "gpu/params.yaml").write_text((tree.path / "params.yaml").read_text())
+    with pytest.raises(Fault, match="no recipe of the scale gpu has been trained at workspace; `make gpu` trains them all"):
+        write(monkeypatch, tree, "--scale", "gpu")
 
 
 def test_a_page_that_is_too_large_says_so(

@@ -111,7 +111,8 @@ def differing(a: Facts, b: Facts) -> list[str]:
     pairs |= {key: (a.hashes[key], b.hashes[key]) for key in a.hashes}
     unlike = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or pair[0] is None}
     if "evaluate" in (*a.old, *b.old):
-        unlike["evaluate.json"] = tuple("outdated" if "evaluate" in side.old else "current" for side in (a, b))
+        of_a, of_b = ("outdated" if "evaluate" in side.old else "current" for side in (a, b))
+        unlike["evaluate.json"] = of_a, of_b
     names = {key: ["missing" if value is None else str(value) for value in pair] for key, pair in unlike.items()}
     return [f"{key} ({' / '.join(name[:12] if 'sha256' in key else name for name in pair)})" for key, pair in names.items()]
 
