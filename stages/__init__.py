@@ -37,7 +37,7 @@ SCALES = ("demo", "small", "gpu", "full")
 class RuntimeConfig(Strict):
     """How this machine does the work: the section `runtime`. Never changes a result and is tracked by no stage."""
 
-    device: str = Field(description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")
     workers: Whole = Field(description="processes for preprocessing, 0 or more; 0 = one a core")
     save_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds between saves of the training state, more than 0")
     preview_every: Annotated[float, Field(ge=0)] = Field(120.0, description="seconds between previews, 0 or more; 0 = none")
@@ -138,7 +138,7 @@ class Paths:
         return self.checked(part, kind, {key: value for key, value in values.items() if key in kind.model_fields})
 
     def checked(self, part: str, kind: type[Model], values: dict[str, Any]) -> Model:
-        """`values`, which are those of `resolved`, as a `kind`. Raises Fault, which names the file."""
+        """`values`, which are or follow from the settings `part`, as a `kind`. Raises Fault, which names their file."""
         try:
             return validate(kind, values, part)
         except Fault as fault:

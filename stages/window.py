@@ -76,10 +76,11 @@ class Window:
         """Whether there is a row to log, a finished preview to show or a new one to begin."""
         row = self.events is not None and (step % self.config.log_every == 0 or step == self.config.steps)
         finished = self.process is not None and self.process.poll() is not None
-        return row or finished or self.preview_due()
+        return row or finished or self.preview_due(step)
 
-    def preview_due(self) -> bool:
-        return self.pause > 0 and self.process is None and time.monotonic() >= self.next_time
+    def preview_due(self, step: int) -> bool:
+        """Not of step 0, which has no checkpoint."""
+        return step > 0 and self.pause > 0 and self.process is None and time.monotonic() >= self.next_time
 
     def look(self, state: TrainState) -> None:
         """Do what is due. Raises nothing that the disk or the system refuses."""
@@ -87,7 +88,7 @@ class Window:
             self.log_rows(state)
         if self.process is not None and self.process.poll() is not None:
             self.show_preview(self.process)
-        if self.preview_due():
+        if self.preview_due(state.step):
             self.begin_preview(state)
 
     def log_rows(self, state: TrainState) -> None:
@@ -151,6 +152,7 @@ class Window:
             self.process.kill()
             self.process.communicate()
         self.weights.unlink(missing_ok=True)
+        self.picture.unlink(missing_ok=True)  # of a process that had just drawn it
         if self.events is not None:
             self.events.close()
 

@@ -347,7 +347,8 @@ def test_kept_steps_end_with_the_last_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("device", "gpu"), ("device", "cuda:x"), ("workers", -1), ("save_seconds", 0.0), ("colour", 1)]
+    ("key", "value"),
+    [("device", "gpu"), ("device", "cuda:x"), ("device", "cuda:٣"), ("workers", -1), ("save_seconds", 0.0), ("colour", 1)],
 )
 def test_runtime_settings_are_checked(key: str, value: Any) -> None:
     values = BASE["runtime"] | {key: value}

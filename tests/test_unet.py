@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.model.settings import norm_groups
-from ddpm.model.unet import LayerNorm, ResidualBlock, SelfAttention, UNet, build_network, doubled, timestep_embedding
+from ddpm.model.unet import LayerNorm, ResidualBlock, SelfAttention, Style, UNet, build_network, doubled, timestep_embedding
 from ddpm.recipe import resolve
 from ddpm.training.settings import TrainConfig
 from stages import load_params
@@ -80,6 +80,35 @@ def test_each_block_gets_its_own_shift() -> None:
     emb = network.time(timestep_embedding(t, network.time_emb_dim))
     for name, block, shift in used:
         torch.testing.assert_close(shift[:, :, 0, 0], block.time(emb), msg=name)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(False, "default"), (True, "scale_shift")])
+def test_a_residual_block_is_that_of_diffusers(ours: bool, theirs: str) -> None:
+    resnet = pytest.importorskip("diffusers.models.resnet")
+    block = randomised(ResidualBlock(8, 12, 16, Style(scale_shift_norm=ours)))
+    groups = {"groups": norm_groups(8), "groups_out": norm_groups(12), "eps": 1e-5}
+    peer = resnet.ResnetBlock2D(in_channels=8, out_channels=12, temb_channels=16, time_embedding_norm=theirs, **groups)
+    names = {"time": "time_emb_proj", "skip": "conv_shortcut"}
+    values = {names.get(name.partition(".")[0], name.partition(".")[0]) + "." + name.partition(".")[2]: value
+              for name, value in block.state_dict().items()}  # fmt: skip
+    peer.load_state_dict(values)
+    x, emb = torch.randn(2, 8, 6, 6), torch.randn(2, 16)
+    torch.testing.assert_close(block(x, block.time(F.silu(emb))[:, :, None, None]), peer(x, emb))
+
+
+def test_each_block_of_a_network_that_scales_gets_its_own_scale_and_shift() -> None:
+    network = build_network(train_config(scale_shift_norm=True, time_in="neck"))
+    shifts = list(network.shifts(torch.tensor([1, 2])))
+    assert {None if shift is None else tuple(shift.shape) for shift in shifts} == {
+        None,
+        (2, 2 * train_config().channels[-1], 1, 1),
+    }
+    network = randomised(build_network(train_config(scale_shift_norm=True)))
+    x, first = images(1), network(images(1), torch.tensor([1]))
+    assert not torch.allclose(network(x, torch.tensor([90])), first)
+    plain = sum(p.numel() for p in build_network(train_config()).parameters())
+    more = sum(block.time.weight.numel() + block.time.bias.numel() for block in network._in_order) // 2
+    assert sum(p.numel() for p in network.parameters()) == plain + more
 
 
 def test_the_output_depends_on_t() -> None:

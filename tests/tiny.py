@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "downsample": "conv",
     "upsample": "bilinear",
     "dropout": 0.0,
+    "scale_shift_norm": False,
     "num_timesteps": 100,
     "schedule": "cosine",
     "beta_min": 1e-4,

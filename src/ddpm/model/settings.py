@@ -41,6 +41,7 @@ class ModelConfig(Strict):
     downsample: Literal["conv", "max_pool"] = Field(description="conv or max_pool")
     upsample: Literal["bilinear", "transposed"] = Field(description="bilinear or transposed")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="a number in [0, 1)")
+    scale_shift_norm: bool = Field(description="true or false: time and context scale, too, what they shift, after the norm")
     # Process.
     num_timesteps: Annotated[int, Field(ge=2, le=100_000)] = Field(description="T, 2 or more, at most 100,000")
     schedule: Literal["cosine", "linear", "sigmoid"] = Field(description="cosine, linear or sigmoid")

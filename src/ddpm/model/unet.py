@@ -44,6 +44,7 @@ class Style(NamedTuple):
     upsample: str = "bilinear"
     heads: int = 1
     dropout: float = 0.0
+    scale_shift_norm: bool = False
 
     def normalise(self, width: int) -> nn.Module:
         return nn.BatchNorm2d(width) if self.norm == "batch" else nn.GroupNorm(norm_groups(width), width)
@@ -102,7 +103,8 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with norm and activation, a shift that depends on time between them, and a skip around both.
 
     `time` maps the embedding of time and context, `emb_dim` wide, to the shift; UNet.shifts applies it for all blocks at
-    once. `emb_dim` = 0 makes a block that sees neither.
+    once. `emb_dim` = 0 makes a block that sees neither. With scale_shift_norm the shift comes after the second norm, and a
+    scale before it: adaptive group norm (Dhariwal and Nichol 2021, arXiv 2105.05233, section 3.1).
     """
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: int, style: Style = PLAIN) -> None:
@@ -110,18 +112,24 @@ class ResidualBlock(nn.Module):
         self.norm1 = style.normalise(in_channels)
         self.activate = style.activate()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time = nn.Linear(emb_dim, out_channels) if emb_dim else None
+        self.scales = style.scale_shift_norm and emb_dim > 0
+        self.time = nn.Linear(emb_dim, (1 + self.scales) * out_channels) if emb_dim else None
         self.norm2 = style.normalise(out_channels)
         self.dropout = nn.Dropout(style.dropout)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, shift: Tensor | None) -> Tensor:
-        """x (B, in, H, W), shift (B, out, 1, 1) -> (B, out, H, W)."""
+        """x (B, in, H, W), shift (B, out, 1, 1), or scale and shift (B, 2 out, 1, 1) -> (B, out, H, W)."""
         h = self.conv1(self.activate(self.norm1(x)))
-        if shift is not None:
-            h = h + shift
-        h = self.conv2(self.dropout(self.activate(self.norm2(h))))
+        if shift is None:
+            h = self.norm2(h)
+        elif self.scales:
+            scale, shift = shift.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + shift)
+        h = self.conv2(self.dropout(self.activate(h)))
         return self.skip(x) + h
 
 
@@ -253,7 +261,8 @@ class UNet(nn.Module):
             self.context = nn.Sequential(nn.Linear(context_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
 
     def shifts(self, t: Tensor, context: Tensor | None = None) -> Iterator[Tensor | None]:
-        """The shift (B, out, 1, 1) of every residual block, in the order of use, None for one without.
+        """The shift (B, out, 1, 1) of every residual block, in the order of use, after its scale where it has one; None for
+        one without.
 
         One matrix product for all of them.
         """

@@ -23,7 +23,7 @@ from ddpm.model.unet import UNet, build_network
 EARLIER: dict[str, Any] = {
     "heads": 1, "neck_attention": False, "time_in": "blocks", "context_dim": 0, "norm": "group", "activation": "silu",
     "downsample": "conv", "upsample": "bilinear", "schedule": "cosine", "beta_min": 1e-4, "beta_max": 0.02,
-    "zero_terminal_snr": False,
+    "zero_terminal_snr": False, "scale_shift_norm": False,
 }  # fmt: skip
 EARLIER_CLASSES = {
     "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
