@@ -344,9 +344,10 @@ def test_the_page_s_commands_lead_from_a_folder_to_samples(fresh: Checkout) -> N
     draw(home / "pictures", 200)
     commands = [line for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
                 for line in block.replace("\\\n", " ").splitlines() if line]  # fmt: skip
-    first, sample, *others = [line.split("  #")[0].strip() for line in commands if not line.startswith("make")]
+    first, sample, unclassed, *others = [line.split("  #")[0].strip() for line in commands if not line.startswith("make")]
     assert first.startswith("dvc exp run")
     assert sample.startswith("python -m tools.sample")
+    assert "conditional=[]" in unclassed, "its settings are tested with those of the other pages"
     fresh.run("sh", "-c", first)
     assert fresh.files("metrics/demo/mine/classes.png")
     fresh.run("sh", "-c", sample)

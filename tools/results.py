@@ -1,10 +1,15 @@
-"""Write the results tables of README.md from metrics/: `python -m tools.results`. A test says when they are stale."""
+"""Write the tables of results from metrics/ into README.md and docs/results.md: `python -m tools.results`.
+
+A test says when they are stale.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +18,11 @@ from stages.timing import cell
 
 BEGIN = "<!-- results: written by `python -m tools.results`, do not edit -->"
 END = "<!-- end of results -->"
+README, PAGE = Path("README.md"), Path("docs/results.md")
+
+RECIPE = "recipe and its card"
+MEASURES = [RECIPE, "KID x 1000", "Frechet distance", "coverage", "bits/dim"]
+OTHERS = [RECIPE, "near copies", "C_T", "accuracy", "drawn"]
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
@@ -38,38 +48,37 @@ class Row(NamedTuple):
 
     dataset: str
     above_floor: float  # KID above its floor; infinite where nothing is measured
-    cells: list[str]
+    cells: dict[str, str]  # by column
 
 
-def quality_row(scale: str, folder: Path) -> Row:
+def quality_row(scale: str, folder: Path, page: Path) -> Row:
     """The measures of the recipe whose metrics lie in `folder`, each with its standard error or its floor."""
-    dataset, speed = read(folder / "config", "data.json")["dataset"], read(folder, "speed.json")
-    card = Path("metrics", scale, folder.name, "README.md")
-    recipe = f"{scale} / {folder.name}"
-    name = f"[{recipe}]({card})" if (ROOT / card).exists() else recipe
-    spent = [f"{speed['images_seen']:,}", f"{speed['seconds'] / 60:.0f}"]
+    dataset = read(folder / "config", "data.json")["dataset"]
+    card, recipe = Path("metrics", scale, folder.name, "README.md"), f"{scale} / {folder.name}"
+    linked = f"[{recipe}]({os.path.relpath(card, page.parent)})" if (ROOT / card).exists() else recipe
+    named = {RECIPE: linked}
     if not (folder / "evaluate.json").exists():
-        return Row(dataset, math.inf, [dataset, name, "not measured", *[""] * 6, *spent])
+        return Row(dataset, math.inf, named | {"KID x 1000": "not measured"})
     found = read(folder, "evaluate.json")
-    measures = [
-        f"{1000 * found['kid']:.2f} ± {1000 * found['kid_se']:.2f} ({1000 * found['kid_floor']:.2f})",
-        f"{found['fd']:.2f} ({found['fd_floor']:.2f})",
-        f"{found['coverage']:.3f} ({found['coverage_floor']:.3f})",
-        f"{found['bits_per_dim']:.2f} ± {found['bits_per_dim_se']:.2f}",
-        f"{found['near_copies']:.1%} ({found['near_copies_floor']:.1%}), {found['c_t']:+.1f}",
-        f"{found['accuracy']:.1%}" if "accuracy" in found else "",
-        f"{found['samples']:,} by {found['sampler']}",
-    ]
-    return Row(dataset, found["kid"] - found["kid_floor"], [dataset, name, *measures, *spent])
+    measures = {
+        "KID x 1000": f"{1000 * found['kid']:.2f} ± {1000 * found['kid_se']:.2f} ({1000 * found['kid_floor']:.2f})",
+        "Frechet distance": f"{found['fd']:.2f} ({found['fd_floor']:.2f})",
+        "coverage": f"{found['coverage']:.3f} ({found['coverage_floor']:.3f})",
+        "bits/dim": f"{found['bits_per_dim']:.2f} ± {found['bits_per_dim_se']:.2f}",
+        "near copies": f"{found['near_copies']:.1%} ({found['near_copies_floor']:.1%})",
+        "C_T": f"{found['c_t']:+.1f}",
+        "accuracy": f"{found['accuracy']:.1%}" if "accuracy" in found else "",
+        "drawn": f"{found['samples']:,} by {found['sampler']}",
+    }
+    return Row(dataset, found["kid"] - found["kid_floor"], named | measures)
 
 
-def quality_table() -> str:
-    """A row a recipe: those of a data set below each other, the nearest to its floor in KID first."""
-    rows = [quality_row(scale, folder) for scale, _, folder in trained()]
+def quality_table(columns: list[str], page: Path) -> str:
+    """A row a recipe: those of a data set below each other, the nearest to its floor in KID first. For links from `page`."""
+    rows = [quality_row(scale, folder, page) for scale, _, folder in trained()]
     order = list(dict.fromkeys(row.dataset for row in rows))
     rows.sort(key=lambda row: (order.index(row.dataset), row.above_floor))
-    measures = ["KID x 1000", "Frechet distance", "coverage", "bits/dim", "near copies, C_T", "accuracy", "drawn"]
-    return table(["data set", "recipe and its card", *measures, "images seen", "minutes"], [row.cells for row in rows])
+    return table(columns, [[row.cells.get(column, "") for column in columns] for row in rows])
 
 
 def yardsticks() -> str:
@@ -79,48 +88,53 @@ def yardsticks() -> str:
     return f" Yardstick: {', '.join(f'`{name}`' for name in hashes)} (the beginning of its SHA-256)." if hashes else ""
 
 
-def training_table() -> str:
-    rows = []
+def training_tables() -> list[str]:
+    """On what and where each model was trained, and how."""
+    places, numbers = [], []
     for scale, recipe, folder in trained():
         data = read(ROOT / "data" / scale / recipe, "stats.json")
         train, speed, config = read(folder, "train.json"), read(folder, "speed.json"), read(folder / "config", "train.json")
-        rows.append(
+        name, machine = f"{scale} / {recipe}", f"{speed['device']}, {speed['precision']}, torch {speed['torch']}"
+        places.append([name, f"{data['origin']}, {data['size']} px", machine])
+        numbers.append(
             [
-                f"{scale} / {recipe}",
-                f"{data['origin']}, {data['size']} px",
+                name,
                 f"{train['parameters'] / 1e6:.2f} M",
                 f"{config['prediction']}",
                 f"{speed['steps']:,} x {config['batch_size']}",
+                f"{speed['images_seen']:,}",
                 f"{train['loss']:.4f}",
+                f"{speed['seconds'] / 60:.0f}",
                 f"{speed['images_per_second']:.0f}",
-                f"{speed['device']}, {speed['precision']}, torch {speed['torch']}",
             ]
         )
-    header = "scale / recipe, training images, parameters, predicts, steps x batch, last loss, images/s, on"
-    return table(header.split(", "), rows)
+    header = "scale / recipe, parameters, predicts, steps x batch, images seen, last loss, minutes, images/s"
+    return [table(header.split(", "), numbers), table(["scale / recipe", "training images", "trained on"], places)]
 
 
-def timing_table() -> str:
-    """A row a recipe and device, a column a sampler."""
-    runs = [
-        (f"{scale} / {recipe}", read(folder, "timing.json"))
-        for scale, recipe, folder in trained()
-        if (folder / "timing.json").exists()
-    ]
-    for _, timing in runs:  # the spacing of the steps changes no time
-        timing["seconds"] = {label.partition(",")[0]: cells for label, cells in timing["seconds"].items()}
-    labels = list(dict.fromkeys(label for _, timing in runs for label in timing["seconds"]))
-    labels.sort(key=lambda label: (label.startswith("DDPM"), label.startswith("DDIM")))
-    rows = []
-    for name, timing in runs:
+def timing_tables() -> list[str]:
+    """A table for each machine: a row a recipe, a column a sampler."""
+    rows: dict[str, list[tuple[list[str], dict[str, str]]]] = {}  # by machine: recipe and images, then seconds by sampler
+    for scale, recipe, folder in trained():
+        if not (folder / "timing.json").exists():
+            continue
+        timing = read(folder, "timing.json")
         for device in ("cpu", "cuda"):
-            cells = [cell(timing["seconds"].get(label, {}), device) for label in labels]
-            if any(cells):
-                rows.append([name, f"{timing['images']}", timing["machine"][device], *cells])
-    return table(["scale / recipe", "images", "on", *labels], rows)
+            # The spacing of the steps, behind the comma, changes no time.
+            cells = {label.partition(",")[0]: cell(by, device) for label, by in timing["seconds"].items()}
+            if any(cells.values()):
+                named = [f"{scale} / {recipe}", f"{timing['images']}"]
+                rows.setdefault(timing["machine"][device], []).append((named, cells))
+    parts = []
+    for machine, found in rows.items():
+        labels = list(dict.fromkeys(label for _, cells in found for label in cells))
+        labels.sort(key=lambda label: (label.startswith("DDPM"), label.startswith("DDIM")))
+        lines = [named + [cells.get(label, "").replace(" (projected)", " *") for label in labels] for named, cells in found]
+        parts += [f"On {machine}:", table(["scale / recipe", "images", *labels], lines)]
+    return parts
 
 
-CALLS = "20"  # in the README's table of solvers
+CALLS = "20"  # in the table of solvers
 
 
 def solvers_table() -> str:
@@ -139,30 +153,66 @@ def solvers_table() -> str:
     return table(["scale / recipe", *methods], rows)
 
 
-def block() -> str:
-    parts = [
-        "What the models are worth, on the EMA weights: ± the standard error, in brackets the floor, the same measure of "
-        "held-out real images. Lower is better but for coverage and accuracy; C_T below -3 means copies of training images. "
-        f"Distances depend on the data set, its size and the images drawn: compare within a data set.{yardsticks()}",
-        quality_table(),
-        "How they were trained:",
-        training_table(),
-        "Seconds to draw a batch of images (with guidance where there are classes, which takes two passes a call):",
-        timing_table(),
-        f"How far {CALLS} network calls get: the distance of a sampler's images to a long solution of the same ODE from the "
-        "same noise (RMS, 1 = the full range of a pixel), with uniform / quadratic spacing of the steps (figure `solvers`):",
+def paragraph(text: str) -> str:
+    return textwrap.fill(text, 128, break_long_words=False, break_on_hyphens=False)
+
+
+MEANING = (
+    "Samples of the EMA weights beside real images: ± the standard error, in brackets the floor, which is the same measure of "
+    "held-out real images. "
+)
+WITHIN = "Distances depend on the data set, its size and the images drawn: compare within a data set."
+
+
+def in_brief(page: Path = README) -> list[str]:
+    """What README.md says, with links from `page`."""
+    text = f"{MEANING}Lower is better but for coverage. {WITHIN}{yardsticks()}"
+    return [paragraph(text), quality_table(MEASURES, page)]
+
+
+def in_full() -> list[str]:
+    """What docs/results.md says."""
+    return [
+        "## What the models are worth",
+        *in_brief(PAGE),
+        paragraph(
+            "C_T below -3: samples lie nearer to training images than held-out images do. They are copies, or only the "
+            "most typical images ([how to tell](experiments.md#how-to-read-them)). Accuracy, of conditional models, is better "
+            "the higher."
+        ),
+        quality_table(OTHERS, PAGE),
+        "## How they were trained",
+        *training_tables(),
+        "## Seconds to draw",
+        paragraph(
+            "A batch of images; with guidance where there are classes, which takes two passes a call. What would have taken "
+            "too long was timed over fewer steps and multiplied (*)."
+        ),
+        *timing_tables(),
+        f"## What {CALLS} network calls reach",
+        paragraph(
+            "The distance of a sampler's images to a long solution of the same ODE from the same noise (RMS, 1 = the full "
+            "range of a pixel), with uniform / quadratic spacing of the steps (figure `solvers`)."
+        ),
         solvers_table(),
     ]
-    return "\n\n".join([BEGIN, *parts, END])
 
 
-def rewritten(readme: str) -> str:
-    """The text of README.md with its block of results replaced by the current one."""
-    before, rest = readme.split(BEGIN)
+PARTS = {README: in_brief, PAGE: in_full}
+
+
+def block(page: Path) -> str:
+    """The results of `page`, README or PAGE, between their marks."""
+    return "\n\n".join([BEGIN, *PARTS[page](), END])
+
+
+def rewritten(page: Path) -> str:
+    """The text of `page` with its block of results replaced by the current one."""
+    before, rest = (ROOT / page).read_text().split(BEGIN)
     after = rest.split(END)[1]
-    return before + block() + after
+    return before + block(page) + after
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(rewritten(path.read_text()))
+    for written in PARTS:
+        (ROOT / written).write_text(rewritten(written))
