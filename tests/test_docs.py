@@ -171,6 +171,10 @@ RUN_BY = {
     "dvc repro": "test_pipeline: a_second_run_does_nothing",
     "dvc pull": "test_pipeline: a_clone_pulls_checkpoints_and_samples",
     "dvc pull small/dvc.yaml:train@celeba": "test_tools_sample: make_samples_draws_from_a_download_without_git",
+    "dvc repro --downstream train@cifar10": "test_experiments: one_recipe_and_all_that_follows",
+    "python -m tools.experiments": "test_experiments: the_list_shows_what_differs",
+    "dvc exp show --only-changed --hide-queued --drop 'Created|.*/(?!.*:(kid|loss)$|params)'":
+        "test_experiments: one_recipe_and_all_that_follows",
     "dvc push": "test_team: one_trains_and_all_pull",
     "dvc exp push origin NAME": "test_team: one_trains_and_all_pull",
     "python -m tools.verify": "test_sharing: a_damaged_object_is_named_and_replaced",
