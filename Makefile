@@ -29,9 +29,10 @@ samples: setup ## fetch two shared checkpoints and draw from them: half a minute
 	@echo "The pictures: samples/faces.png, samples/classes.png"
 
 demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network
+	@echo "Three models are trained and drawn from: about a quarter of an hour on two cores. Stopped, the same command goes on."
 	dvc repro
 	python -m tools.report
-	@echo "The pictures: report.html, and metrics/demo/*/*.png"
+	@echo "Now open report.html: samples, curves and measures on one page (also in metrics/demo/*/*.png)"
 
 report: setup ## write report.html: measures, curves and pictures of the demo on one page
 	python -m tools.report

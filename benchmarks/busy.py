@@ -25,7 +25,8 @@ from ddpm.base.files import write_json
 from ddpm.base.progress import progress_bar
 from stages import ROOT, WORK, load_params
 
-POLICIES = {"asleep": "PASSIVE", "spinning": "ACTIVE"}
+# ddpm lets threads sleep; a number of turns to spin before that overrules it, here libgomp's own where nothing is said.
+POLICIES = {"asleep": {}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
 SECONDS = 4.0  # a turn, or one step where that takes longer
 WORKS = {"training": "steps/s, demo/cifar10", "sampling": "image steps/s, small's network of CelebA"}
 
@@ -99,7 +100,7 @@ def serve(work: str, threads: int) -> None:
 
 
 def start(work: str, contender: Contender) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_WAIT_POLICY": POLICIES[contender.waiting]}
+    environment = os.environ | POLICIES[contender.waiting]
     command = [sys.executable, "-m", "benchmarks.busy", "--serve", work, str(contender.threads)]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -178,8 +179,8 @@ def main() -> None:
     from benchmarks.common import machine  # here: the contenders' torch is not this one
     from ddpm.machine.device import pick_device
 
-    options = [] if args.json is None else ["--json", str(args.json)]
-    command = shlex.join(["python", "-m", "benchmarks.busy", "--repeats", str(args.repeats), *options])
+    options = ["--repeats", str(args.repeats), "--seconds", f"{args.seconds:g}"]
+    command = shlex.join(["python", "-m", "benchmarks.busy", *options])
     facts = {**machine(pick_device("cpu")), "cores": str(os.cpu_count())}
     facts["device"] = facts["device"].partition(",")[0]  # the threads are the contenders'
     write_json(path, {"benchmark": "busy", "command": command, "machine": facts, **result})
