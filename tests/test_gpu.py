@@ -96,7 +96,7 @@ def test_a_campaign_that_is_killed_goes_on(untouched: Checkout, tmp_path: Path) 
     checkout = untouched.copy(tmp_path / "project")
     checkout.params(recipe_names=["cifar10"], train__steps=100000, train__log_every=4, runtime__preview_every=1.0)
     out = tmp_path / "out"
-    options = ("--scale", "demo", "--slices", "2", "--limit", "train=40", "--limit", "figures=300")
+    options = ("--scale", "demo", "--slices", "2", "--limit", "train=80", "--limit", "figures=300")
     parts = [word for part in ("data", "tests", "train", "figures") for word in ("--part", part)]
     command = (sys.executable, "-m", "benchmarks.gpu", out, *options, *parts)
     process = checkout.start(*command)

@@ -99,7 +99,7 @@ def assert_bit_equal(a: Checkout, b: Checkout) -> None:
     for path in (f"{METRICS}/loss.csv", f"{METRICS}/train.json"):
         assert a.files(path) == b.files(path) != {}
     weights = [path.name for path in (a.path / "models/demo/cifar10").iterdir()]
-    assert len(weights) == 4
+    assert len(weights) == 6
     for name in weights:  # their headers name the code, whose trainings some tests slow down
         theirs = load_network(b.path / "models/demo/cifar10" / name)[0].state_dict()
         ours = load_network(a.path / "models/demo/cifar10" / name)[0].state_dict()

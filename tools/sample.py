@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import check_regular, whole_file
-from ddpm.data.folder import as_seen
+from ddpm.data.folder import FORMATS, as_seen
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, slerp
 from ddpm.figures.pictures import TARGET_WIDTH, Row, rms_distance, save_gif, save_grid, save_labelled_rows
 from ddpm.machine import distributed
@@ -178,7 +178,7 @@ def read_image(path: Path, model: Model) -> Tensor:
     channels, size, _ = model.shape
     check_regular(path, "accepted: a picture such as a .png or .jpg")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=(*FORMATS, "BMP", "GIF", "TIFF")) as image:  # others, as EPS, start programs
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
             seen = as_seen(image).convert("RGB" if channels == 3 else "L")
