@@ -240,27 +240,35 @@ def text(result: dict[str, Any]) -> str:
     return f"{aligned(rows)}\n\nHeld-out real images (KID x 1000): {floors}. Yardstick {result['yardstick_sha256'][:12]}."
 
 
+def kept(path: Path, benchmark: str) -> dict[str, Any]:
+    """What the json `path` holds of `benchmark`, or a result without rows. Raises Fault for another benchmark's."""
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"benchmark": benchmark, "rows": {}}
+    if result["benchmark"] != benchmark:
+        raise Fault(f"--json {path}: holds the benchmark {result['benchmark']!r}; accepted: one of {benchmark}, or a new file")
+    return result
+
+
+def unconditional(scale: str, name: str) -> Recipe:
+    """The recipe of this name. Raises Fault if it has classes or gray images."""
+    recipe, _ = resolve(load_params(scale), name)
+    if recipe.train.context_dim or recipe.data.channels != 3:
+        raise Fault(f"--recipe {name}: has classes or is gray; accepted: an unconditional recipe of colour images")
+    return recipe
+
+
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     path = args.json or WORK / "benchmarks" / "quality.json"
-    result: dict[str, Any] = (
-        json.loads(path.read_text()) if path.exists() else {"benchmark": "quality", "rows": {}, "floors": {}}
-    )
-    if result["benchmark"] != "quality":
-        raise Fault(f"--json {path}: holds the benchmark {result['benchmark']!r}; accepted: one of quality, or a new file")
-    options = [*(f"--recipe {name}" for name in args.recipe), *(f"--minutes {minutes:g}" for minutes in args.minutes)]
+    result = {"floors": {}} | kept(path, "quality")
+    options = ["--recipe", *args.recipe, "--minutes", *(f"{minutes:g}" for minutes in args.minutes)]
     result["command"] = f"python -m benchmarks.quality --scale {args.scale} {' '.join(options)} --images {args.images}"
     result |= {"machine": machine(CPU), "yardstick_sha256": yardstick_sha256()}
     names = [name for name, (package, _) in CONTENDERS.items() if package is None or installed(package)]
     for name in sorted(CONTENDERS.keys() - set(names)):
         print(f"{name} is left out: `pip install -e '.[benchmarks]'` installs it")
-    params = load_params(args.scale)
     for recipe_name in args.recipe:
-        recipe, _ = resolve(params, recipe_name)
-        if recipe.train.context_dim or recipe.data.channels != 3:
-            raise Fault(f"--recipe {recipe_name}: has classes or is gray; accepted: an unconditional recipe of colour images")
-        paths = Paths(args.scale, recipe_name)
+        recipe, paths = unconditional(args.scale, recipe_name), Paths(args.scale, recipe_name)
         images = np.array(training_images(paths)[0])
         measure = Measures(images)
         result["floors"].setdefault(recipe_name, measure(np.array(heldout_images(paths)[0][: args.images])))

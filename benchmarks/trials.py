@@ -8,7 +8,6 @@ there already is not trained again. Options that were tried on a branch, and did
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ import numpy as np
 import torch
 
 from benchmarks.common import machine, positive
-from benchmarks.quality import CPU, Measures, done, ours
+from benchmarks.quality import CPU, Measures, done, kept, ours, unconditional
 from benchmarks.report import aligned
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import write_json
 from ddpm.base.settings import validate
 from ddpm.evaluation.yardstick import yardstick_sha256
 from ddpm.machine.memory import keep_freed_memory
-from ddpm.recipe import resolve
 from ddpm.training.settings import TrainConfig
-from stages import SCALES, WORK, Paths, load_params, load_yaml
+from stages import SCALES, WORK, Paths, load_yaml
 from stages.packed import training_images
 
 BASE = "base"  # the name of the row that the others of its recipe and steps are compared with
@@ -75,12 +73,7 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     path = args.json or WORK / "benchmarks" / "trials.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"benchmark": "trials", "rows": {}}
-    if result["benchmark"] != "trials":
-        raise Fault(f"--json {path}: holds the benchmark {result['benchmark']!r}; accepted: one of trials, or a new file")
-    recipe, _ = resolve(load_params(args.scale), args.recipe)
-    if recipe.train.context_dim or recipe.data.channels != 3:
-        raise Fault(f"--recipe {args.recipe}: has classes or is gray; accepted: an unconditional recipe of colour images")
+    result, recipe = kept(path, "trials"), unconditional(args.scale, args.recipe)
     changes = changes_of(args.settings)
     train = validate(TrainConfig, recipe.train.model_dump() | changes, "train")
     recipe = recipe.model_copy(update={"train": train})
