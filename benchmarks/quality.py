@@ -39,7 +39,7 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import write_json
 from ddpm.base.progress import progress_bar
 from ddpm.base.seeds import derive_seed
-from ddpm.evaluation.distances import density_coverage, frechet_distance, kid
+from ddpm.evaluation.distances import compare
 from ddpm.evaluation.yardstick import features, yardstick_sha256
 from ddpm.machine.memory import keep_freed_memory
 from ddpm.machine.precision import autocast
@@ -191,15 +191,9 @@ class Measures:
 
     def __call__(self, drawn: np.ndarray) -> dict[str, float]:
         found = np.concatenate([features(drawn[i : i + 250], "cpu") for i in range(0, len(drawn), 250)])
-        value, error = kid(found, self.reference)
-        compared = min(len(found), len(self.reference))
-        _, coverage = density_coverage(self.reference[:compared], found[:compared])
-        return {
-            "kid": round(value, 5),
-            "kid_se": round(error, 5),
-            "fd": round(frechet_distance(found, self.reference), 3),
-            "coverage": round(coverage, 3),
-        }
+        distances = compare(found, self.reference, self.reference)
+        places = {"kid": 5, "kid_se": 5, "fd": 3, "coverage": 3}
+        return {name: round(getattr(distances, name), places[name]) for name in places}
 
 
 def run(

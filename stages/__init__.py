@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ class RuntimeConfig(Strict):
     """How this machine does the work: the section `runtime`. Never changes a result and is tracked by no stage."""
 
     device: str = Field(description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")
-    workers: Whole = Field(description="processes for preprocessing, 0 or more; 0 = one a core")
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(description="processes for preprocessing, 1 to 1024; 0 = one a core")
     save_seconds: Annotated[float, Field(gt=0)] = Field(description="seconds between saves of the training state, more than 0")
     preview_every: Annotated[float, Field(ge=0)] = Field(120.0, description="seconds between previews, 0 or more; 0 = none")
     tensorboard: bool = Field(False, description="true or false")
@@ -48,9 +49,14 @@ class RuntimeConfig(Strict):
     @classmethod
     def _words(cls, launcher: str) -> str:
         try:
-            shlex.split(launcher)
+            words = shlex.split(launcher)
         except ValueError as error:
             raise ValueError(f"runtime.launcher = {launcher!r}: {error}; accepted: a command as a shell reads it") from None
+        if launcher and ("\0" in launcher or not words or not shutil.which(words[0])):
+            raise ValueError(
+                f'runtime.launcher = {launcher!r}: no such command; accepted: "", or the start of a command such as '
+                "torchrun --nproc-per-node=2"
+            )
         return launcher
 
 
@@ -119,6 +125,19 @@ class Paths:
         raws = self.raws()
         found = {raw: raw.with_name(raw.name.replace("raw", "ema", 1)) for raw in raws} | {raws[-1]: self.ema}
         return {raw: average for raw, average in found.items() if average.exists()}
+
+    def guide(self, autoguidance: float) -> Path | None:
+        """The weights that samples are guided away from: those of the last kept step before the end, averaged where their
+        average is here; None if `autoguidance` is 1, which is none. Raises Fault."""
+        if autoguidance == 1:
+            return None
+        *earlier, last = self.raws()
+        if not earlier:
+            raise Fault(
+                f"autoguidance = {autoguidance:g}: {shown(self.models)} has no weights of a step before {last.stem}; accepted: "
+                "1, or train.checkpoints with a step before the last"
+            )
+        return self.averages().get(earlier[-1], earlier[-1])
 
     def facts(self, name: str, maker: str) -> dict[str, Any]:
         """A git-tracked json file of the recipe's data, made by the stage `maker`, checked. Raises Fault."""

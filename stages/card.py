@@ -16,6 +16,7 @@ from typing import Any
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_text
+from ddpm.base.hashes import sha256_of
 from ddpm.data.sets import DATA_SETS, DataSet
 from ddpm.evaluation.inception import comparison
 from ddpm.model.weights import load_network
@@ -106,11 +107,12 @@ class Facts:
     measured: dict[str, Any]
     header: dict[str, Any]  # of the EMA weights
     speed: dict[str, Any]  # empty if no training was timed, or another than that of these weights
+    guide: str  # the file that the measured samples are guided away from, from the checkout; empty if there is none
 
     @classmethod
     def of(cls, paths: Paths) -> Facts:
         """Read all files of a recipe. Raises Fault for the first that is missing."""
-        params, header = load_params(paths.scale), load_network(paths.ema)[2]
+        params, header, measured = load_params(paths.scale), load_network(paths.ema)[2], result(paths, "evaluate")
         # No dependency: a measured time never repeats. Nor is it restored with the weights of another experiment.
         timed = paths.metrics / "speed.json"
         speed = json.loads(timed.read_text()) if timed.exists() else {}
@@ -129,9 +131,10 @@ class Facts:
             heldout=paths.facts("heldout.json", "preprocess"),
             trained=result(paths, "train"),
             grid=result(paths, "grid"),
-            measured=result(paths, "evaluate"),
+            measured=measured,
             header=header,
-            speed=speed if speed.get("steps") == header["step"] else {},
+            speed=speed if speed.get("weights_sha256") == sha256_of(paths.ema) else {},
+            guide=str(shown(paths.models / measured["guide"])) if measured["guide"] else "",
         )
 
     @property
@@ -163,6 +166,11 @@ class Facts:
     def sampler(self) -> Sampler:
         """The one that the measured samples come from."""
         return sampler_of(self.measured["sampler"])
+
+    @property
+    def autoguidance(self) -> float:
+        """The scale by which the measured samples are guided away from the file `guide`; 1 = not at all."""
+        return float(self.measured["autoguidance"])
 
     @property
     def weights(self) -> str:
@@ -217,7 +225,13 @@ def overview(facts: Facts) -> Iterator[str]:
     yield f'<img src="grid.png" width="{PICTURE_WIDTH}" alt="{grid["images"]} samples of {facts.recipe}">'
     label = sampler_of(drawing["sampler"], solver_spacing=drawing["solver_spacing"]).label
     turn = f", all classes in turn, guidance {drawing['guidance']:g}" if facts.classes else ""
+    turn += autoguided(grid["autoguidance"])
     yield wrapped(f"*The first {grid['images']} samples of seed {grid['seed']}, none left out: {label}, EMA weights{turn}.*")
+
+
+def autoguided(scale: float) -> str:
+    """How a sentence names autoguidance."""
+    return f", autoguidance {scale:g}" if scale != 1 else ""
 
 
 def data(facts: Facts) -> Iterator[str]:
@@ -269,6 +283,7 @@ def training(facts: Facts) -> Iterator[str]:
 def measures(facts: Facts) -> Iterator[str]:
     measured, guidance = facts.measured, facts.evaluation["guidance"]
     guided = f", all classes in turn, guidance {guidance:g}" if facts.classes else ""
+    guided += autoguided(facts.autoguidance)
     yield wrapped(
         f"Of {measured['samples']:,} samples of the EMA weights by {facts.sampler.label}{guided}; Fréchet distance, density, "
         f"coverage and their floors take {measured['compared']:,} images a side. A floor is the same measure of held-out "
@@ -369,15 +384,18 @@ def use(facts: Facts) -> Iterator[str]:
     command = f"python -m tools.sample {facts.recipe} --scale {facts.scale}"
     command += f" --method {sampler.method} --steps {sampler.num_steps}"
     command += f" --spacing {sampler.spacing}" if sampler.spacing != "uniform" else ""
+    command += f" --autoguidance {facts.autoguidance:g}" if facts.guide else ""
     command += f" --class {shlex.join(asked)}" if asked else ""
     yield wrapped(f"Draw, with the checkpoint from the store (all modes: `python -m tools.sample --help`; the library: "
                   f"[docs/library.md]({ABOVE}/docs/library.md)):")  # fmt: skip
     yield f"```sh\ndvc pull\n{command}\n```"
     choice = json.dumps(facts.measured["sampler"]) + (f", classes={json.dumps(asked)}" if asked else "")
+    choice += f", autoguidance={facts.autoguidance:g}" if facts.guide else ""
+    loaded = json.dumps(facts.weights) + (f", guide={json.dumps(facts.guide)}" if facts.guide else "")
     lines = [
         "from ddpm.sampling import load",
         "",
-        f"model = load({json.dumps(facts.weights)})",
+        f"model = load({loaded})",
         f"images = model.sample(16, {choice})  # uint8 (16, {size}, {size}, {channels})",
     ]
     yield "\n".join(["```python", *lines, "```"])

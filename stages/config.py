@@ -2,12 +2,8 @@
 
 import json
 import os
-import re
-import shlex
-import shutil
 import subprocess
 import sys
-import unicodedata
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,8 +23,6 @@ from stages import ROOT, SCALES, Paths, RuntimeConfig, expanded, load_params, lo
 KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
 MOST_PARAMETERS = 20_000_000_000  # of a network: more takes a cluster, and other code
 TRAINING_BYTES = 20  # a parameter: weights, gradients, Adam's two moments and the EMA, in fp32
-MOST_WORKERS = 1024
-TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # characters that turn the direction of a line's text
 
 
 def main(paths: Paths) -> None:
@@ -82,16 +76,6 @@ def committed(scale: str) -> dict[str, Any]:
 
 def check_machine(runtime: RuntimeConfig) -> torch.device:
     """The device that `runtime` asks for. Raises Fault for what this machine lacks: as the training would, but before it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", runtime.device):
-        raise Fault(f"runtime.device = {runtime.device!r}; accepted: auto, cpu, cuda or cuda:N")
-    if runtime.workers > MOST_WORKERS:
-        raise Fault(f"runtime.workers = {runtime.workers}; accepted: processes, at most {MOST_WORKERS:,}")
-    words = shlex.split(runtime.launcher)
-    if runtime.launcher and ("\0" in runtime.launcher or not words or not shutil.which(words[0])):
-        raise Fault(
-            f'runtime.launcher = {runtime.launcher!r}: no such command; accepted: "", or the start of a command such as '
-            "torchrun --nproc-per-node=2"
-        )
     if runtime.tensorboard and find_spec("tensorboard") is None:
         raise Fault("runtime.tensorboard = True: it is not installed; accepted: false, or true after `pip install tensorboard`")
     try:
@@ -132,20 +116,9 @@ def contents(paths: Paths, data: DataConfig) -> Contents:
             return Contents(tuple(facts["classes"]), facts["count"])
     try:
         pictures = FolderImages(folder)
-        check_names(pictures)
     except Fault as fault:
         raise Fault(f"recipes.{paths.recipe}.data.source = {data.source!r}: {fault}") from None
     return Contents(pictures.classes, len(pictures))
-
-
-def check_names(pictures: FolderImages) -> None:
-    """Raise Fault for names that cannot be hashed or shown: of pictures and classes not in UTF-8, of classes with controls."""
-    for name in (*pictures.classes, *pictures.names):
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise Fault(f"{pictures.path}: the name {name!r} is no text; accepted: names in UTF-8")
-    for name in pictures.classes:
-        if any(unicodedata.category(letter) == "Cc" or unicodedata.bidirectional(letter) in TURNS for letter in name):
-            raise Fault(f"{pictures.path}: the class {name!r}; accepted: names without line breaks and other controls")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from ddpm.figures.pictures import rms_distance, save_labelled_rows
 from ddpm.figures.settings import EditingFigure, FiguresConfig
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.sampling import Model, load
+from ddpm.sampling.denoiser import Denoise
 from ddpm.sampling.noise import NoiseStreams
-from ddpm.sampling.samplers import Denoise, SampleState, ddpm
+from ddpm.sampling.samplers import SampleState, ddpm
 from ddpm.sampling.settings import Sampler, sampler_of
 from stages import Paths, stage
 from stages.packed import heldout_images

@@ -20,7 +20,7 @@ from ddpm.base.progress import progress_bar
 from ddpm.base.seeds import derive_seed
 from ddpm.evaluation import inception
 from ddpm.evaluation.copies import Nearest, c_t, near_copies, nearest, nearest_distance
-from ddpm.evaluation.distances import density_coverage, frechet_distance, kid
+from ddpm.evaluation.distances import compare
 from ddpm.evaluation.likelihood import Terms, denoiser_of, image_terms, joined, summary
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.evaluation.yardstick import CLASSES, features, measured, yardstick_sha256
@@ -47,11 +47,11 @@ class Task(NamedTuple):
 class Worker:
     """Does tasks with the model of `checkpoint`; one a process."""
 
-    def __init__(self, checkpoint: Path, device: str, config: EvaluationConfig) -> None:
+    def __init__(self, checkpoint: Path, device: str, config: EvaluationConfig, guide: Path | None) -> None:
         if device == "cpu":
             torch.set_num_threads(1)
         self.device, self.config = device, config
-        self.drawing = load(checkpoint, device, config.precision)
+        self.drawing = load(checkpoint, device, config.precision, guide)
         self.exact = self.drawing if config.precision == "fp32" else load(checkpoint, device, "fp32")
 
     def __call__(self, task: Task) -> Any:
@@ -66,7 +66,8 @@ class Worker:
     def draw(self, indices: range) -> tuple[np.ndarray, ...]:
         """These images, their features, and what the yardstick names them."""
         config = self.config
-        *_, last = self.drawing.states(indices, config.chosen, config.seed, guidance=config.guidance)
+        guided = {"guidance": config.guidance, "autoguidance": config.autoguidance}
+        *_, last = self.drawing.states(indices, config.chosen, config.seed, classes=None, of=None, **guided)
         images = to_uint8(last.x_t)
         return images, *measured(images, self.device)
 
@@ -134,7 +135,9 @@ def main(paths: Paths) -> None:
         kept = [WORK / f"inception-{part}-{facts['sha256'][:16]}.npz" for part in ("statistics", "features")]
         against = inception.reference(network, training, facts["sha256"], *kept)
         results |= {key: rounded(value) for key, value in inception.measures(network, found.drawn, against).items()}
-    results |= {"samples": len(found.drawn), "sampler": config.sampler, "yardstick_sha256": yardstick_sha256()}
+    results |= {"samples": len(found.drawn), "sampler": config.sampler, "autoguidance": config.autoguidance}
+    guide = paths.guide(config.autoguidance)
+    results |= {"guide": guide.name if guide else "", "yardstick_sha256": yardstick_sha256()}
     write_json(paths.metrics / "evaluate.json", results)
 
 
@@ -183,7 +186,8 @@ def work(
         known.tasks("bound", bounded, config.batch_size),
     ]
     tasks = [task for group in groups for task in group]
-    results = in_processes(Worker, (paths.ema, device, config), tasks, workers if device == "cpu" else 1)
+    made_of = (paths.ema, device, config, paths.guide(config.autoguidance))
+    results = in_processes(Worker, made_of, tasks, workers if device == "cpu" else 1)
     with progress_bar(iterable=results, total=len(tasks), desc=f"evaluate {paths.recipe}", unit=" batches") as bar:
         done = iter(bar)
         draws, heldout, every, bound_unknown, bound_known = [list(islice(done, len(group))) for group in groups]
@@ -206,21 +210,18 @@ def distances(found: Found, config: EvaluationConfig) -> dict[str, Any]:
     What depends on the number of images is taken of as many samples as there are held-out images; KID takes all.
     """
     compared = min(len(found.generated), len(found.heldout), len(found.training))
-    generated, heldout = found.generated[:compared], found.heldout[:compared]
     some = found.training[shuffled(len(found.training), config)]
-    value, error = kid(found.generated, some)
-    density, coverage = density_coverage(some[:compared], generated)
-    density_floor, coverage_floor = density_coverage(some[:compared], heldout)
+    ours, floor = (compare(part, found.training, some, compared) for part in (found.generated, found.heldout))
     return {
-        "fd": round(frechet_distance(generated, found.training), 3),
-        "fd_floor": round(frechet_distance(heldout, found.training), 3),
-        "kid": round(value, 5),
-        "kid_se": round(error, 5),
-        "kid_floor": round(kid(found.heldout, some)[0], 5),
-        "density": round(density, 3),
-        "density_floor": round(density_floor, 3),
-        "coverage": round(coverage, 3),
-        "coverage_floor": round(coverage_floor, 3),
+        "fd": round(ours.fd, 3),
+        "fd_floor": round(floor.fd, 3),
+        "kid": round(ours.kid, 5),
+        "kid_se": round(ours.kid_se, 5),
+        "kid_floor": round(floor.kid, 5),
+        "density": round(ours.density, 3),
+        "density_floor": round(floor.density, 3),
+        "coverage": round(ours.coverage, 3),
+        "coverage_floor": round(floor.coverage, 3),
         "compared": compared,
     }
 

@@ -5,25 +5,31 @@ import numpy as np
 from ddpm.base.files import write_json
 from ddpm.figures.pictures import save_grid
 from ddpm.figures.settings import FiguresConfig
-from ddpm.sampling import load
+from ddpm.sampling import Model, load
 from stages import Paths, stage
 
 
 def main(paths: Paths) -> None:
     figures = paths.settings("figures", FiguresConfig)
-    drawing, model = figures.drawing, load(paths.ema, paths.runtime().device)
-    images = model.sample(figures.grid.images, drawing.chosen(), figures.grid.seed, **drawing.options)
+    drawing, own = figures.drawing, figures.grid
+    model = load(paths.ema, paths.runtime().device, guide=paths.guide(own.autoguidance))
+    images = model.sample(own.images, drawing.chosen(), own.seed, autoguidance=own.autoguidance, **drawing.options)
     turn = ", all classes in turn" if model.classes else ""
     title = (
         f"{paths.recipe} ({paths.scale}): the first {len(images)} samples{turn}; EMA weights of step {model.step:,}, "
-        f"{drawing.told(figures.grid.seed, model.classes)}"
+        f"{drawing.told(own.seed, model.classes)}{autoguided(model, own.autoguidance)}"
     )
-    save_grid(paths.metrics / "grid.png", images, round(figures.grid.images**0.5), title)
+    save_grid(paths.metrics / "grid.png", images, round(own.images**0.5), title)
     values, data = images / 255, model.metadata["data"]
     # Averaged over the channels, of 0..1: a colour cast shows as a mean far from the data's, grey mush as too small a spread.
     cast = np.abs(values.mean((0, 1, 2)) - data["mean"]).mean()
     spread = (values.std((0, 1, 2)) / data["std"]).mean()
     write_json(paths.metrics / "grid.json", {"colour_cast": round(float(cast), 3), "contrast": round(float(spread), 3)})
+
+
+def autoguided(model: Model, scale: float) -> str:
+    """What a title adds where the model is guided away from weights of an earlier step."""
+    return f", autoguidance {scale:g} by step {model.guide.step:,}" if model.guide else ""
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_csv, write_json
+from ddpm.base.hashes import sha256_of
 from ddpm.machine import distributed
 from ddpm.machine.device import device_name, pick_device
 from ddpm.machine.memory import keep_freed_memory
@@ -115,6 +116,7 @@ def report(paths: Paths, config: TrainConfig, state: TrainState, device: torch.d
     seconds, images_seen = round(state.seconds, 1), config.steps * config.batch_size
     write_json(paths.seconds / "train.json", {"seconds": seconds})
     speed = {
+        "weights_sha256": sha256_of(paths.ema),  # whose time this is: a restored training has other weights
         "seconds": seconds,
         "images_per_second": round(images_seen / state.seconds, 1),
         "steps": config.steps,

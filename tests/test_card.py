@@ -16,6 +16,7 @@ import yaml
 import stages
 from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
+from ddpm.base.hashes import sha256_of
 from ddpm.data.sets import DATA_SETS
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
@@ -34,7 +35,8 @@ GOOD = {
     "density_floor": 1.002, "coverage": 0.957, "coverage_floor": 0.969, "bits_per_dim": 3.021, "bits_per_dim_se": 0.012,
     "gap_q1": 0.0021, "gap_q2": 0.0004, "gap_q3": -0.0001, "gap_q4": 0.00005, "gap_q1_se": 0.0013, "gap_q2_se": 0.0003,
     "gap_q3_se": 0.0002, "gap_q4_se": 0.0001, "near_copies": 0.001, "near_copies_floor": 0.001, "c_t": 0.4,
-    "samples": 5000, "compared": 5000, "sampler": "unipc 10", "yardstick_sha256": "abcdef0123456789" * 4,
+    "samples": 5000, "compared": 5000, "sampler": "unipc 10",
+    "autoguidance": 1.0, "guide": "", "yardstick_sha256": "abcdef0123456789" * 4,
 }  # fmt: skip
 FID = {
     "fid": 12.34, "inception_kid": 0.0071, "inception_score": 8.12, "precision": 0.61, "recall": 0.52,
@@ -90,9 +92,10 @@ def project(tmp_path, monkeypatch):
             write_json(paths.data / f"{name}.json", values[name])
         for name in ("data", "train", "figures", "evaluation"):
             write_json(paths.metrics / "config" / f"{name}.json", values[name])
-        for name, file in (("evaluate", "evaluate"), ("speed", "speed"), ("trained", "train"), ("grid", "grid")):
+        for name, file in (("evaluate", "evaluate"), ("trained", "train"), ("grid", "grid")):
             write_json(paths.metrics / f"{file}.json", values[name])
         save_weights(paths.ema, build_network(train_config(**config), in_channels=channels), values["header"])
+        write_json(paths.metrics / "speed.json", {"weights_sha256": sha256_of(paths.ema)} | values["speed"])
         return paths
 
     return write
@@ -259,12 +262,25 @@ def test_training_says_what_was_seen_and_on_what(project) -> None:
 
 
 def test_a_time_of_other_weights_or_none_and_a_fingerprint_that_is_lacking_leave_their_line_out(project) -> None:
-    assert "It took" not in text_of(project("small", "celeba", {"speed": {"steps": 2999}}))
+    assert "It took" not in text_of(project("small", "celeba", {"speed": {"weights_sha256": "77" * 32}}))
     paths = project("small", "celeba", {"header": {"code": None}})
     (paths.metrics / "speed.json").unlink()
     text = text_of(paths)
     assert "It took" not in text
     assert "Fingerprint" not in text
+
+
+def test_autoguidance_is_said_wherever_samples_are_drawn(project) -> None:
+    changes = {"evaluate": {"autoguidance": 1.5, "guide": "raw-000800.safetensors"}}
+    changes["figures"] = {"grid": {"seed": 0, "images": 100, "autoguidance": 2.0}}
+    text = text_of(project("small", "cifar10", changes))
+    assert "none left out: DDPM 250, EMA weights, autoguidance 2.*" in flat(text)
+    assert "samples of the EMA weights by UniPC 10, autoguidance 1.5;" in flat(section(text, "Measures"))
+    use = section(text, "Use")
+    assert "--steps 10 --autoguidance 1.5\n" in use
+    assert 'load("models/small/cifar10/ema.safetensors", guide="models/small/cifar10/raw-000800.safetensors")' in use
+    assert 'model.sample(16, "unipc 10", autoguidance=1.5)' in use
+    assert "autoguid" not in text_of(project("small", "cifar10"))
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(57.4, "57 s"), (119.6, "120 s"), (5048.9, "84.1 min"), (36000, "10 h")])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm.base.faults import Fault
-from ddpm.base.files import whole_file
+from ddpm.base.files import whole_file, write_json
 from ddpm.model.settings import ModelConfig
 from ddpm.model.unet import build_network
 from ddpm.model.weights import EARLIER, EARLIER_CLASSES, load_network, save_weights
@@ -159,6 +159,17 @@ def test_settings_of_another_version(weights: Path) -> None:
     save_weights(weights, build_network(train_config()), metadata() | {"config": settings})
     with pytest.raises(Fault, match=r"ema\.safetensors: its settings .*train\.num_res: missing"):
         load_network(weights)
+
+
+def test_what_killed_writers_left_goes_when_the_same_file_is_written_again(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    dead = int(ended.stdout)
+    left = [tmp_path / f".{dead}.tmp-a[1].json", tmp_path / ".99999999999999999999.tmp-a[1].json"]
+    kept = [tmp_path / f".{os.getppid()}.tmp-a[1].json", tmp_path / f".{dead}.tmp-a1.json", tmp_path / ".x.tmp-a[1].json"]
+    for file in (*left, *kept):
+        file.touch()
+    write_json(tmp_path / "a[1].json", [1])
+    assert {*tmp_path.iterdir()} == {tmp_path / "a[1].json", *kept, left[1]}, "a number beyond all processes says nothing"
 
 
 def test_an_old_file_stays_when_writing_fails(tmp_path: Path) -> None:

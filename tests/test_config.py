@@ -339,6 +339,27 @@ def test_averages_are_those_of_the_raw_weights_beside_them(tmp_path: Path, monke
     assert pairs == [("raw-000002", "ema-000002"), ("raw-000006", "ema")]
 
 
+def test_the_guide_is_of_the_last_kept_step_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.ROOT", tmp_path)
+    paths = Paths("demo", "cifar10")
+    paths.models.mkdir(parents=True)
+    assert paths.guide(1) is None, "nothing is looked for"
+    for name in ("raw-000006", "ema"):
+        (paths.models / f"{name}.safetensors").touch()
+    with pytest.raises(Fault, match=r"^autoguidance = 1\.5: models/demo/cifar10 has no weights of a step before raw-000006"):
+        paths.guide(1.5)
+    for name, guide in (("raw-000002", "raw-000002"), ("raw-000004", "raw-000004"), ("ema-000004", "ema-000004")):
+        (paths.models / f"{name}.safetensors").touch()
+        assert paths.guide(1.5) == paths.models / f"{guide}.safetensors", "the average where it is kept"
+
+
+def test_autoguidance_needs_an_earlier_step() -> None:
+    for key in ("figures.grid.autoguidance", "evaluation.autoguidance"):
+        wanted = f"{key} = 1.5 needs weights of an earlier step, and train.checkpoints = [9000] keeps none; accepted: 1"
+        assert wanted in message({key: 1.5, "train.checkpoints": [9000], "train.steps": 9000}, "cifar10")
+        assert f"{key} = 0.5; accepted: scale of autoguidance, 1 or more" in message({key: 0.5}, "cifar10")
+
+
 def test_kept_steps_end_with_the_last_step() -> None:
     assert train_config(steps=10, checkpoints=[2, 4]).kept_steps == [2, 4, 10]
     assert train_config(steps=10, checkpoints=[2, 10]).kept_steps == [2, 10]

@@ -17,6 +17,7 @@ from ddpm.model.schedule import linear_schedule
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
 from ddpm.sampling import Model, load
+from ddpm.sampling.denoiser import Autoguided
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import Sampler, sampler_of
@@ -33,6 +34,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": FACTS, "classes": KINDS}
     path = tmp_path_factory.mktemp("weights") / "ema.safetensors"
     save_weights(path, randomised(build_network(config)), metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def other(weights: Path) -> Path:
+    """As `weights`, of an earlier step."""
+    config = train_config(context_dim=5, num_timesteps=20, prediction="v", schedule="linear", beta_max=0.5)
+    metadata = {"config": config.model_dump(), "step": 3, "kind": "raw", "data": FACTS, "classes": KINDS}
+    path = weights.with_name("raw.safetensors")
+    save_weights(path, randomised(build_network(config), seed=1), metadata)
     return path
 
 
@@ -129,6 +140,41 @@ def test_an_image_keeps_its_noise_and_class_in_batches_of_any_size(model: Model)
     assert np.abs(to_uint8(part).astype(int) - whole[2:5]).max() <= 1
     turned = model.sample(7, "ddim 3", classes=[1, 2, 3, 4, 0])
     assert all(np.abs(a - b).max() > 3 for a, b in zip(turned, whole, strict=True)), "each has another class now"
+
+
+# --- Autoguidance --------------------------------------------------------------------------------------------------
+
+
+def test_autoguidance_undoes_an_error_of_which_the_guide_has_more() -> None:
+    """Where the model errs by e and its guide by 3 e, the scale that finds the truth is 3 / 2."""
+    x_t, truth, error = (scale * torch.randn(2, 3, 4, 4) for scale in (1, 0.1, 0.01))
+    t = torch.ones(2)
+    guided = Autoguided(lambda x, _: truth * x + error, lambda x, _: truth * x + 3 * error, 1.5)
+    assert torch.allclose(guided(x_t, t), truth * x_t, atol=1e-6)
+    far = Autoguided(lambda x, _: x, lambda x, _: -x, 100.0)(x_t, t)
+    assert torch.equal(far, x_t.sign()), "clipped as a denoiser is"
+
+
+def test_a_model_is_guided_away_from_its_guide(weights: Path, other: Path) -> None:
+    plain, worse, guided = load(weights, "cpu"), load(other, "cpu"), load(weights, "cpu", guide=other)
+    assert np.array_equal(guided.sample(3, "ddim 3"), plain.sample(3, "ddim 3")), "by no scale but the one that is asked for"
+    images = guided.sample(3, "ddim 1", guidance=1, autoguidance=1.5)
+    noise = plain.noise(0, range(3))
+    t = torch.full((3,), 20)
+    ours, theirs = (model.denoiser(model.context(3), 1)(noise.draw(), t) for model, noise in (
+        (plain, noise), (worse, plain.noise(0, range(3)))))  # fmt: skip
+    assert np.abs(images.astype(int) - to_uint8((1.5 * ours - 0.5 * theirs).clamp(-1, 1))).max() <= 1
+    one = guided.sample(3, "ddim 3", batch_size=1, autoguidance=1.5).astype(int)
+    assert np.abs(one - guided.sample(3, "ddim 3", autoguidance=1.5)).max() <= 1
+
+
+def test_a_guide_of_other_images_or_none_is_refused(weights: Path, model: Model, unconditional: Model, tmp_path: Path) -> None:
+    with pytest.raises(Fault, match=r"^autoguidance = 2.* accepted: 1, which is none, of a model that was loaded without"):
+        model.sample(1, "ddim 1", autoguidance=2)
+    with pytest.raises(Fault, match=r"ema\.safetensors: is no guide for this model; accepted: one of the same size"):
+        load(weights, "cpu", guide=tmp_path / "ema.safetensors")
+    with pytest.raises(Fault, match=r"^autoguidance = nan; accepted: a finite number"):
+        load(weights, "cpu", guide=weights).sample(1, "ddim 1", autoguidance=float("nan"))
 
 
 def test_classes_are_names_numbers_or_contexts(model: Model) -> None:

@@ -24,7 +24,8 @@ from stages.evaluate import Found, distances, likelihood, suspects
 MEASURES = {
     "fd", "fd_floor", "kid", "kid_se", "kid_floor", "density", "density_floor", "coverage", "coverage_floor",
     "bits_per_dim", "bits_per_dim_se", "gap_q1", "gap_q2", "gap_q3", "gap_q4", "gap_q1_se", "gap_q2_se", "gap_q3_se",
-    "gap_q4_se", "near_copies", "near_copies_floor", "c_t", "samples", "compared", "sampler", "yardstick_sha256",
+    "gap_q4_se", "near_copies", "near_copies_floor", "c_t", "samples", "compared", "sampler", "autoguidance", "guide",
+    "yardstick_sha256",
 }  # fmt: skip
 
 
@@ -61,6 +62,18 @@ def test_the_same_bytes_at_any_number_of_processes_and_without_what_was_kept(don
     done.python("-m", "stages.evaluate", "cifar10")
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert len(list((done.path / "work").glob("features-*.npy"))) == 1
+
+
+def test_autoguidance_by_the_kept_step_changes_what_is_drawn_and_nothing_else(done: Checkout) -> None:
+    before = results(done)
+    path = done.path / "metrics/demo/cifar10/config/evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"autoguidance": 3.0}))
+    done.python("-m", "stages.evaluate", "cifar10")
+    after = results(done)
+    assert after["guide"] == sorted(file.name for file in (done.path / "models/demo/cifar10").glob("ema-*"))[-1]
+    changed = {key for key in after if after[key] != before[key]}
+    assert {"kid", "fd", "autoguidance", "guide"} <= changed
+    assert not changed & {"kid_floor", "fd_floor", "bits_per_dim", "samples", "sampler"}, "the likelihood knows no guidance"
 
 
 def test_a_model_of_other_images_is_refused(done: Checkout) -> None:

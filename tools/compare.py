@@ -44,7 +44,8 @@ BETTER = {
     "c_t": "higher", "accuracy": "higher", "fid": "lower", "inception_kid": "lower", "inception_score": "higher",
     "precision": "higher", "recall": "higher", "loss": "lower", "seconds to train": "lower", "seconds to draw": "lower",
 }  # fmt: skip
-ALIKE = ("yardstick_sha256", "samples", "compared", "sampler")  # of evaluate.json: where they differ, so do the scales
+# Of evaluate.json: where they differ, so do the scales. (Its earlier versions knew no autoguidance.)
+ALIKE = ("yardstick_sha256", "samples", "compared", "sampler", "autoguidance")
 ENDINGS = ("_se", "_floor")  # of keys that belong to another
 CLEAR = 2  # standard errors
 MEANING = (
@@ -107,7 +108,8 @@ def facts_of(side: Side, scale: str, recipe: str) -> Facts:
 
 def differing(a: Facts, b: Facts) -> list[str]:
     """What the two sides' numbers were not measured alike in, for people; something that neither names counts too."""
-    pairs = {key: (a.quality.get(key), b.quality.get(key)) for key in ALIKE}
+    ours, theirs = ({"autoguidance": 1.0} | side.quality for side in (a, b))
+    pairs = {key: (ours.get(key), theirs.get(key)) for key in ALIKE}
     pairs |= {key: (a.hashes[key], b.hashes[key]) for key in a.hashes}
     unlike = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or pair[0] is None}
     if "evaluate" in (*a.old, *b.old):

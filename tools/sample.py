@@ -41,9 +41,10 @@ from ddpm.machine import distributed
 from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.model.weights import load_network
 from ddpm.sampling import Model, load
+from ddpm.sampling.denoiser import Denoise
 from ddpm.sampling.drawing import GUIDANCE, Shown, watched
 from ddpm.sampling.noise import NoiseStreams
-from ddpm.sampling.samplers import METHODS, Denoise, SampleState, ddpm
+from ddpm.sampling.samplers import METHODS, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
 from stages import ROOT, SCALES, Paths, load_params, params_file, shown
 
@@ -81,6 +82,8 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--class", nargs="+", dest="classes", metavar="CLASS", help="names or numbers of classes, drawn in turn")
     what.add_argument("--context", type=numbers, help="the context itself: a number for each class, fractions allowed")
     what.add_argument("--guidance", type=float, help="guidance scale, 1 = none (default: 2 for a conditional checkpoint)")
+    away = "scale of guidance away from weights of an earlier step, for twice the time; 1 = none (default)"
+    what.add_argument("--autoguidance", type=float, default=1.0, help=away)
 
     how = parser.add_argument_group("how to sample")
     how.add_argument("--method", choices=list(METHODS), default="ddim", help="default: ddim; wrong = ddpm without its noise")
@@ -103,6 +106,8 @@ def arguments() -> argparse.Namespace:
     checkpoint.add_argument("--scale", choices=SCALES, default="demo", help="whose checkpoint (default: demo)")
     checkpoint.add_argument("--weights", choices=["ema", "raw"], help="default: ema")
     checkpoint.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
+    worse = "a worse checkpoint for --autoguidance (default: of the recipe's kept steps the one before the last)"
+    checkpoint.add_argument("--guide", type=Path, metavar="FILE", help=worse)
     checkpoint.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     checkpoint.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: as it was trained")
     checkpoint.add_argument("--out", type=Path, help=".png, .gif or .npy (default: samples/<scale>-<recipe>-<method>.png)")
@@ -134,6 +139,11 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     refuse(args.variance and method != "ddpm", with_variance)
     refuse(args.classes and args.context, "--class and --context both say what to draw: accepted: one of the two")
     refuse(not 0 <= (args.guidance or 0) <= 1000, f"--guidance {args.guidance}: accepted: 0 or more, at most 1000")
+    auto = args.autoguidance
+    refuse(not 1 <= auto <= 1000, f"--autoguidance {auto}: accepted: 1 or more, at most 1000")
+    refuse(auto != 1 and mode in ("reconstruct", "interpolate"), f"--autoguidance with --mode {mode}: accepted without it")
+    refuse(args.guide and auto == 1, "--guide: accepted with --autoguidance above 1")
+    refuse(auto != 1 and args.checkpoint and not args.guide, "--autoguidance with --checkpoint: accepted with --guide FILE too")
     largest = max(map(abs, args.context or [0.0]), key=lambda value: math.inf if math.isnan(value) else value)
     refuse(not largest <= 1000, f"--context with {largest}: accepted: numbers from -1000 to 1000")
     many = max(args.images or 0, (args.per_row or 0) ** 2)
@@ -216,7 +226,7 @@ def prepared(
     Encodes images where it takes their noise. The pictures are uint8 (1, H, W, C).
     """
     count, schedule, guidance = len(noise), model.schedule, guidance_of(args)
-    denoiser: Denoise = model.denoiser(context, guidance, count * sampler.num_steps)
+    denoiser = model.autoguided(context, guidance, count * sampler.num_steps, args.autoguidance)
     images = [read_image(path, model) for path in args.image or []]
     before = [to_uint8(image) for image in images]
     x_t, start = noise.draw(), None
@@ -256,6 +266,8 @@ def title(args: argparse.Namespace, model: Model, sampler: Sampler) -> str:
         asked += [f"context {', '.join(f'{value:g}' for value in args.context)}"] if args.context else []
         asked += [" and ".join(names_of(args, model))] if args.classes else []
         asked += [f"guidance {guidance_of(args):g}"]
+    if model.guide:
+        asked += [f"autoguidance {args.autoguidance:g} by step {model.guide.step:,}"]
     return ", ".join([" ".join(words), *asked])
 
 
@@ -294,7 +306,7 @@ def drawn(args: argparse.Namespace, model: Model, sampler: Sampler, count: int) 
     context = context_of(args, model, count)
     animated = args.out is not None and args.out.suffix == ".gif"
     if args.mode == "generate" and not animated:
-        return model.sample(count, sampler, args.seed, context, guidance_of(args), BATCH_SIZE), []
+        return model.sample(count, sampler, args.seed, context, guidance_of(args), BATCH_SIZE, args.autoguidance), []
     if count > BATCH_SIZE:
         raise Fault(f"--images {count}: accepted: at most {BATCH_SIZE} in an animation or with --mode {args.mode}")
     if distributed.world_size() > 1:
@@ -364,6 +376,19 @@ def checkpoint_of(args: argparse.Namespace) -> Path:
     raise Fault(f"{start}nor shared ones; once recipe_names has its name, this trains it: {where}dvc repro train@{args.recipe}")
 
 
+def guide_of(args: argparse.Namespace) -> Path | None:
+    """The worse checkpoint that the arguments ask for. Raises Fault."""
+    if args.autoguidance == 1:
+        return None
+    if args.guide:
+        check_regular(args.guide, "accepted: a .safetensors file of this project")
+        return args.guide
+    try:
+        return Paths(args.scale, args.recipe).guide(args.autoguidance)
+    except Fault as fault:
+        raise Fault(f"--{fault}; or --guide FILE") from None
+
+
 def listed() -> list[str]:
     """A line for each checkpoint: the arguments that draw from it, and what it is or how it comes here."""
     lines = []
@@ -398,7 +423,7 @@ def main(args: argparse.Namespace) -> None:
     name = args.recipe or path.stem
     out = args.out or ROOT / "samples" / f"{args.scale}-{name}-{args.method if args.mode == 'generate' else args.mode}.png"
     check_out(out)
-    model = load(path, args.device, args.precision)
+    model = load(path, args.device, args.precision, guide_of(args))
     sampler = sampler_asked(args, model.config.num_timesteps)
     per_row = args.per_row or (8 if model.shape[-1] <= 32 else 4)
     count = args.images or (per_row**2 if args.mode == "generate" else 1 if args.mode == "reconstruct" else per_row)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ddpm.model.diffusion import q_sample, x0_to_eps
 from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.denoiser import Denoise
 from ddpm.sampling.noise import NoiseStreams
-from ddpm.sampling.samplers import Denoise, SampleState
+from ddpm.sampling.samplers import SampleState
 
 Walk = Callable[[Tensor, Sequence[int]], Iterator[SampleState]]  # a sampler from x_t over a grid, all else bound
 

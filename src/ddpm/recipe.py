@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import amount
-from ddpm.base.settings import NAME, NAME_IN_WORDS, Strict, validate
+from ddpm.base.settings import NAME, NAME_IN_WORDS, Strict, is_text, validate
 from ddpm.data.settings import Contents, DataConfig
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.settings import FiguresConfig
@@ -30,6 +30,7 @@ MOST = {
     "figures.drawing.per_row": 1000,
     "figures.drawing.batch_size": 100_000,
     "figures.grid.images": 10_000,
+    "figures.grid.autoguidance": 1000,
     "figures.classes.scales": 1000,
     "figures.path.images": 1000,
     "figures.editing.times": 1000,
@@ -37,6 +38,7 @@ MOST = {
     "figures.timing.images": 100_000,
     "evaluation.images": 1_000_000,
     "evaluation.guidance": 1000,
+    "evaluation.autoguidance": 1000,
     "evaluation.batch_size": 100_000,
     "evaluation.bound_images": 1_000_000,
 }
@@ -91,6 +93,13 @@ class Recipe(_Data):
         for asked, steps in [*self.figures.asked(), evaluated]:
             if steps > self.train.num_timesteps:
                 raise ValueError(f"{asked}; accepted: at most train.num_timesteps = {self.train.num_timesteps} network calls")
+        if all(step >= self.train.steps for step in self.train.checkpoints):
+            for key, scale in (("figures.grid", self.figures.grid.autoguidance), ("evaluation", self.evaluation.autoguidance)):
+                if scale != 1:
+                    raise ValueError(
+                        f"{key}.autoguidance = {scale:g} needs weights of an earlier step, and train.checkpoints = "
+                        f"{self.train.checkpoints} keeps none; accepted: 1, or there a step below {self.train.steps}"
+                    )
         return self
 
 
@@ -101,7 +110,7 @@ def _beyond(values: Any) -> Iterator[str]:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, str):
-            if len(value) > MOST_LETTERS or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            if len(value) > MOST_LETTERS or "\0" in value or not is_text(value):
                 said = repr(value) if len(value) < 100 else f"{value[:40]!r}... of {len(value):,} letters"
                 yield f"{key} = {said}; accepted: at most {MOST_LETTERS:,} characters of Unicode, none of them NUL"
         elif isinstance(value, list) and len(value) > MOST_ENTRIES:

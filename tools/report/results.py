@@ -134,11 +134,13 @@ class Results:
         """The images `chosen` of those that the stage evaluate draws: uint8 (N, H, W, C). Raises Fault."""
         config = validate(EvaluationConfig, self.json("config/evaluation.json"), "evaluation")
         with tempfile.TemporaryDirectory() as folder:
-            file = checkpoint(self.side, self.path("ema.safetensors", "models"), Path(folder))
-            model = load(file, self.paths.runtime().device, config.precision)
+            names = ["ema.safetensors", *filter(None, [self.json("evaluate.json").get("guide")])]
+            files = [checkpoint(self.side, self.path(name, "models"), Path(folder)) for name in names]
+            model = load(files[0], self.paths.runtime().device, config.precision, files[1] if len(files) > 1 else None)
         noise = NoiseStreams(config.seed, chosen, model.shape, model.device)
         context = model.context(max(chosen) + 1)
-        denoiser = model.denoiser(None if context is None else context[chosen], config.guidance)
+        rows = None if context is None else context[chosen]
+        denoiser = model.autoguided(rows, config.guidance, 0, config.autoguidance)
         *_, last = config.chosen.run(denoiser, model.schedule, noise.draw(), noise)
         return to_uint8(last.x_t)
 

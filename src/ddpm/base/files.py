@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.tmp-{path.name}")  # the suffix stays: it tells Pillow the format
     with disk_faults(path, size):
+        _clear_leftovers(path)
         try:
             yield temporary
             with temporary.open("rb") as file:
@@ -35,6 +37,25 @@ def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` have left beside it."""
+    for leftover in path.parent.glob(f".*.tmp-{glob.escape(path.name)}"):
+        process = leftover.name[1:].partition(".")[0]
+        if process.isdecimal() and not running(int(process)):
+            leftover.unlink(missing_ok=True)
+
+
+def running(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def check_regular(path: Path, remedy: str = "") -> None:

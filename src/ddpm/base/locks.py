@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TextIO
 
 from ddpm.base.faults import Fault
+from ddpm.base.files import check_regular
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`; other processes that want it wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
+    with _opened(path) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
@@ -27,8 +27,7 @@ def claim(path: Path, wait_seconds: float = 0.0, use: str = "holds this lock") -
 
     `use`: what a holder does, for the message.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("a+")
+    stream = _opened(path)
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
@@ -45,3 +44,11 @@ def claim(path: Path, wait_seconds: float = 0.0, use: str = "holds this lock") -
     stream.write(str(os.getpid()))
     stream.flush()
     return stream
+
+
+def _opened(path: Path) -> TextIO:
+    """The lock file `path`, made if it is missing. Raises Fault if something else lies there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path):
+        check_regular(path, "move it away, for a lock belongs there")
+    return path.open("a+")

@@ -25,6 +25,11 @@ Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="a whole number, 0 to 2**32 - 1")]
 
 
+def is_text(written: str) -> bool:
+    """Whether `written` can be stored as UTF-8: half of a surrogate pair, as a name in another encoding has it, cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in written)
+
+
 def validate(kind: type[Model], values: Any, written: str | Mapping[str, str] = "") -> Model:
     """Check `values` against `kind`. Raises Fault with a line for each thing that is wrong.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from PIL import Image, ImageOps
 
 from ddpm.base.faults import Fault
 from ddpm.base.progress import progress_bar
+from ddpm.base.settings import is_text
 from ddpm.data.archives import Part, part_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in upper case too
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_CLASSES = 256  # a label is one byte
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # characters that turn the direction of a line's text
 
 
 class FolderImages:
@@ -32,6 +36,7 @@ class FolderImages:
         self.path = path
         names = [file.relative_to(path).as_posix() for file in picture_files(path)]
         self.classes = class_names(path)
+        check_names(path, names, self.classes)
         self.names = [names[place] for place in part_of(path, names, part)]
         self.labels: np.ndarray | None = None  # uint8 (N,)
         if self.classes:
@@ -71,6 +76,16 @@ class FolderImages:
 def class_names(folder: Path) -> tuple[str, ...]:
     """The names of the subfolders, sorted; those that are hidden do not count."""
     return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def check_names(folder: Path, names: Iterable[str], classes: Iterable[str]) -> None:
+    """Raise Fault for names that cannot be hashed or shown: of pictures and classes not in UTF-8, of classes with controls."""
+    for name in (*classes, *names):
+        if not is_text(name):
+            raise Fault(f"{folder}: the name {name!r} is no text; accepted: names in UTF-8")
+    for name in classes:
+        if any(unicodedata.category(letter) == "Cc" or unicodedata.bidirectional(letter) in TURNS for letter in name):
+            raise Fault(f"{folder}: the class {name!r}; accepted: names without line breaks and other controls")
 
 
 def picture_files(folder: Path) -> list[Path]:

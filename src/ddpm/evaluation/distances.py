@@ -7,11 +7,34 @@ one N, and read each beside its floor, the same measure of held-out real images.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 BLOCKS = 25  # of KID's jackknife: its standard error is itself known to about 1 / sqrt(2 * 24) = 14 %
 TILE = 1 << 20  # numbers of a matrix of distances that exist at a time: 8 MB
+
+
+class Distances(NamedTuple):
+    """What `compare` measures."""
+
+    fd: float
+    kid: float
+    kid_se: float
+    density: float
+    coverage: float
+
+
+def compare(found: np.ndarray, training: np.ndarray, some: np.ndarray, compared: int | None = None) -> Distances:
+    """Features `found` (N, d) beside those of all `training` images (M, d) and of `some` of them (m, d), drawn at random.
+
+    KID takes all of `found` and `some`; the others, whose values depend on the number of images, the first `compared` of
+    `found` (default: as many as both have), which should be the number of all that is to be compared. Raises ValueError as
+    the measures do.
+    """
+    compared = compared or min(len(found), len(some))
+    few = found[:compared]
+    return Distances(frechet_distance(few, training), *kid(found, some), *density_coverage(some[:compared], few))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

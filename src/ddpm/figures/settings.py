@@ -55,6 +55,7 @@ class SamplersFigure(Figure):
 
 class GridFigure(Figure):
     images: Count = Field(description="a square number such as 16 or 100")
+    autoguidance: Annotated[float, Field(ge=1)] = Field(1.0, description="scale of autoguidance, 1 or more; 1 = none")
 
     @model_validator(mode="after")
     def _square(self) -> Self:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ddpm.base.faults import Fault
 from ddpm.base.files import check_regular, whole_file
-from ddpm.base.settings import Count, Strict, validate
+from ddpm.base.settings import Count, Strict, is_text, validate
 from ddpm.model.schedule import schedule_of
 from ddpm.model.settings import ModelConfig
 from ddpm.model.unet import UNet, build_network
@@ -129,6 +129,8 @@ def _parsed(path: Path, header: dict[str, str] | None) -> dict[str, Any]:
         metadata = json.loads(header["ddpm"])
     except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, too deep
         raise Fault(f"{path}: the entry 'ddpm' of its header is no JSON ({error})") from None
+    if not is_text(json.dumps(metadata, ensure_ascii=False)):
+        raise Fault(f"{path}: the entry 'ddpm' of its header holds half of a surrogate pair; accepted: text in Unicode")
     if not isinstance(metadata, dict):
         raise Fault(f"{path}: the entry 'ddpm' of its header is {type(metadata).__name__}; accepted: an object")
     return metadata

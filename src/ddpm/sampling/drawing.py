@@ -19,7 +19,7 @@ from ddpm.machine.memory import keep_freed_memory
 from ddpm.model.pixels import normalised, to_uint8
 from ddpm.model.schedule import schedule_of
 from ddpm.model.weights import load_network
-from ddpm.sampling.denoiser import Denoiser
+from ddpm.sampling.denoiser import Autoguided, Denoise, Denoiser
 from ddpm.sampling.fast import prepare
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import SampleState
@@ -32,12 +32,13 @@ Classes = Sequence[str | int] | Tensor | None
 Shown = tuple[int, np.ndarray, np.ndarray]  # t, and x_t and x0_hat as uint8 (N, H, W, C)
 
 
-def load(path: Path | str, device: str = "auto", precision: str | None = None) -> Model:
+def load(path: Path | str, device: str = "auto", precision: str | None = None, guide: Path | str | None = None) -> Model:
     """The model in the .safetensors file `path`, ready to draw. Executes nothing of the file.
 
-    `device`: auto, cpu, cuda or cuda:N. `precision`: auto, fp32 or bf16 instead of the one it was trained in. Raises Fault.
+    `device`: auto, cpu, cuda or cuda:N. `precision`: auto, fp32 or bf16 instead of the one it was trained in. `guide`: the
+    file of a worse model for autoguidance, such as weights of an earlier step. Raises Fault.
     """
-    return Model(Path(path), pick_device(device, distributed.local_rank()), precision)
+    return Model(Path(path), pick_device(device, distributed.local_rank()), precision, Path(guide) if guide else None)
 
 
 class Model:
@@ -46,10 +47,11 @@ class Model:
     Where several images are drawn, image i of a seed has its own noise: it is the same image however many are drawn, in
     batches of any size and by any number of processes. `sampler` is a Sampler or its name, as in "unipc 20". `classes`
     says what to draw: names or numbers of classes, taken in turn; a context for each image, float (count, context_dim),
-    fractions allowed; or None, all classes in turn. A model without classes takes None.
+    fractions allowed; or None, all classes in turn. A model without classes takes None. `guidance` is that of classes,
+    `autoguidance` that of the model's guide; 1 is none.
     """
 
-    def __init__(self, path: Path, device: torch.device, precision: str | None = None) -> None:
+    def __init__(self, path: Path, device: torch.device, precision: str | None = None, guide: Path | None = None) -> None:
         self.network, self.config, self.metadata = load_network(path, device)
         self.device, self.precision = device, precision or self.config.precision
         self.schedule = schedule_of(self.config)
@@ -57,7 +59,16 @@ class Model:
         self.step: int = self.metadata["step"]
         self._flops = forward_flops(self.network, self.shape)
         self._prepared: dict[bool, Denoiser] = {}
+        self.guide = self._guide(guide) if guide else None
         keep_freed_memory()
+
+    def _guide(self, path: Path) -> Model:
+        """The model of `path`, of the same images, classes and process. Raises Fault."""
+        guide = Model(path, self.device, self.precision)
+        same = torch.equal(guide.schedule.alpha_bar, self.schedule.alpha_bar)
+        if (guide.shape, guide.classes) != (self.shape, self.classes) or not same:
+            raise Fault(f"{path}: is no guide for this model; accepted: one of the same size, classes and schedule")
+        return guide
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,6 +84,7 @@ class Model:
         classes: Classes = None,
         guidance: float = GUIDANCE,
         batch_size: int = BATCH_SIZE,
+        autoguidance: float = 1.0,
     ) -> np.ndarray:
         """Images 0..count-1 of `seed`: uint8 (count, H, W, C), with a progress bar. Raises Fault.
 
@@ -88,7 +100,8 @@ class Model:
         options = {"unit": "image step", "unit_scale": True, "disable": distributed.rank() > 0}
         with progress_bar(total=(last - first) * steps, desc=sampler.label, **options) as bar:
             for start in range(first, last, size or 1):
-                for state in self.states(range(start, start + size), sampler, seed, context, guidance, last - first):
+                batch = range(start, start + size)
+                for state in self.states(batch, sampler, seed, context, guidance, last - first, autoguidance):
                     x_t = state.x_t
                     bar.update(min(size, last - start))
                 images.append(to_uint8(x_t)[: last - start])
@@ -102,6 +115,7 @@ class Model:
         classes: Classes = None,
         guidance: float = GUIDANCE,
         of: int | None = None,
+        autoguidance: float = 1.0,
     ) -> Iterator[SampleState]:
         """The sampling of `images` of `seed` (a number of them, or a range), state by state, in one batch.
 
@@ -111,7 +125,7 @@ class Model:
         sampler, context = self.sampler(sampler), self.context(indices.stop, classes)
         rows = None if context is None else context[indices.start :]
         noise = self.noise(seed, indices)
-        denoiser = self.denoiser(rows, guidance, (of or len(indices)) * sampler.num_steps)
+        denoiser = self.autoguided(rows, guidance, (of or len(indices)) * sampler.num_steps, autoguidance)
         return sampler.run(denoiser, self.schedule, noise.draw(), noise)
 
     def denoiser(self, context: Tensor | None = None, guidance: float = GUIDANCE, calls: int = 0) -> Denoiser:
@@ -125,6 +139,16 @@ class Model:
             self._prepared[compiled] = Denoiser(network, self.schedule, self.config.prediction)
         context = None if context is None else context.to(self.device)
         return Denoiser(self._prepared[compiled].network, self.schedule, self.config.prediction, context, guidance)
+
+    def autoguided(self, context: Tensor | None, guidance: float, calls: int, scale: float) -> Denoise:
+        """As `denoiser`, guided away from this model's guide. Raises Fault if it has none and `scale` is not 1."""
+        own = self.denoiser(context, guidance, calls)
+        if scale == 1:
+            return own
+        if self.guide is None or not math.isfinite(scale):
+            accepted = "a finite number" if self.guide else "1, which is none, of a model that was loaded without a guide"
+            raise Fault(f"autoguidance = {scale}; accepted: {accepted}")
+        return Autoguided(own, self.guide.denoiser(context, guidance, calls), scale)
 
     def noise(self, seed: int, indices: range) -> NoiseStreams:
         """The noise of the images `indices` of `seed`."""

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from ddpm.model.diffusion import x0_to_eps
 from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.denoiser import Denoise
 from ddpm.sampling.noise import NoiseStreams
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class SampleState(NamedTuple):

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ddpm.base.faults import Fault
 from ddpm.model.schedule import NoiseSchedule
+from ddpm.sampling.denoiser import Denoise
 from ddpm.sampling.grid import Spacing, timestep_grid
 from ddpm.sampling.noise import NoiseStreams
-from ddpm.sampling.samplers import METHODS, Denoise, SampleState
+from ddpm.sampling.samplers import METHODS, SampleState
 
 Variance = Literal["small", "large"]
 SPACINGS = get_args(Spacing)
@@ -46,7 +47,8 @@ class Sampler:
     def follows_ode(self) -> bool:
         """Whether it adds no noise, so that the start decides the image."""
         method = METHODS[self.method]
-        return method.order > 0 and "variance" not in method.options and self.eta == 0
+        takes_none = "noise" not in method.options or ("eta" in method.options and self.eta == 0)
+        return method.order > 0 and takes_none
 
     def grid(self, schedule: NoiseSchedule, start: int | None = None) -> list[int]:
         """The grid from step `start` (default: T) of as many steps as take at most num_steps calls. Raises ValueError.
