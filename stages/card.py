@@ -47,7 +47,7 @@ FEW_COMPARED = 1000  # images, below which the distances are noisy
 
 # Key of evaluate.json, name, what is better, what it says. <key>_floor and <key>_se stand beside a key.
 MEASURES = (
-    ("fd", "Fréchet distance", "lower", "how far the samples as a whole lie from the training images"),
+    ("fd", "Frechet distance", "lower", "how far the samples as a whole lie from the training images"),
     ("kid", "KID", "lower", "the same by another formula; only its 0, no difference, has a meaning"),
     ("density", "density", "higher", "how typical the samples are of the training images"),
     ("coverage", "coverage", "higher", "how much of the training images' variety the samples reach"),
@@ -58,7 +58,7 @@ MEASURES = (
     ("accuracy", "accuracy", "higher", "share of samples in which the yardstick sees the class that was asked for"),
 )
 INCEPTION = (
-    ("fid", "FID", "lower", "Fréchet distance of Inception's features"),
+    ("fid", "FID", "lower", "Frechet distance of Inception's features"),
     ("inception_kid", "KID", "lower", "of Inception's features"),
     ("inception_score", "Inception Score", "higher", "how clear and how varied the samples' classes are"),
     ("precision", "precision", "higher", "share of samples that lie among the training images"),
@@ -285,7 +285,7 @@ def measures(facts: Facts) -> Iterator[str]:
     guided = f", all classes in turn, guidance {guidance:g}" if facts.classes else ""
     guided += autoguided(facts.autoguidance)
     yield wrapped(
-        f"Of {measured['samples']:,} samples of the EMA weights by {facts.sampler.label}{guided}; Fréchet distance, density, "
+        f"Of {measured['samples']:,} samples of the EMA weights by {facts.sampler.label}{guided}; Frechet distance, density, "
         f"coverage and their floors take {measured['compared']:,} images a side. A floor is the same measure of held-out "
         f"images instead of samples; ± one standard error. Features: the yardstick {digits(measured['yardstick_sha256'])}; "
         "numbers of another yardstick, sampler or number of images do not compare."
@@ -333,7 +333,7 @@ def limits_of_samples(facts: Facts) -> Iterator[str]:
     """What the numbers say against the samples."""
     m = facts.measured
     if m["kid"] - m["kid_floor"] > FAR * m["kid_se"]:
-        times = f", Fréchet distance {m['fd'] / m['fd_floor']:.1f} times the floor" if m["fd_floor"] > 0 else ""
+        times = f", Frechet distance {m['fd'] / m['fd_floor']:.1f} times the floor" if m["fd_floor"] > 0 else ""
         against = f"KID {number(m['kid'])} ± {number(m['kid_se'])} against {number(m['kid_floor'])} of held-out images"
         yield f"**Samples can be told from real images**: {against}{times}."
     if m["coverage"] < REACHED * m["coverage_floor"]:
@@ -374,7 +374,7 @@ def limits_of_measures(facts: Facts) -> Iterator[str]:
     if facts.synthetic or facts.data["dataset"] != "cifar10":
         yield "**A foreign yardstick**: it has learned CIFAR-10's photographs; compare with models of the same images alone."
     if (compared := facts.measured["compared"]) < FEW_COMPARED:
-        yield f"**Few images measured**: {compared:,} a side; the distances are noisy, and Fréchet's comes out too large."
+        yield f"**Few images measured**: {compared:,} a side; the distances are noisy, and Frechet's comes out too large."
     yield "**What the yardstick does not see**, no number here says: look at the picture."
 
 

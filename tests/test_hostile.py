@@ -164,6 +164,34 @@ def test_a_spoilt_small_file_is_named_with_what_makes_it_again(runner: Runner, n
         good.rename(path)
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a FIFO", "a loop"])
+@pytest.mark.parametrize(
+    ("name", "stage"), [("packed.lock", "train"), ("images.lock", "preprocess"), ("train-*/lock", "train")]
+)
+def test_what_is_no_file_in_the_place_of_a_lock_is_not_waited_for(runner: Runner, name: str, stage: str, kind: str) -> None:
+    (path,) = (runner.path / "work/demo/cifar10").glob(name)
+    good = path.rename(path.with_name("good"))
+    try:
+        SPOILT[kind](path)
+        assert f"{path.name}: " in runner.refused(f"stages.{stage}", "cifar10")
+    finally:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        good.rename(path)
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a loop"])
+@pytest.mark.parametrize("stage", ["train", "progression", "ema", "grid", "evaluate", "card"])
+def test_what_is_no_folder_in_the_place_of_the_models_is_not_waited_for(runner: Runner, stage: str, kind: str) -> None:
+    path = runner.path / "models/demo/cifar10"
+    good = path.rename(path.with_name("good"))
+    try:
+        SPOILT[kind](path)
+        runner.refused(f"stages.{stage}", "cifar10")
+    finally:
+        path.unlink()
+        good.rename(path)
+
+
 # --- Packed arrays ---------------------------------------------------------------------------------------------------
 
 

@@ -138,7 +138,7 @@ def test_measures_stand_beside_floor_error_and_meaning(tree: Tree, monkeypatch: 
     page = write(monkeypatch, tree, "--recipes", "cifar10")
     rows = {cells[0]: cells[1:] for cells in table(page, "Measure")}
     assert rows["Kernel distance (KID)"][:2] == ["0.0125 ± 0.002", "-0.0001"]
-    assert rows["Fréchet distance"][:2] == ["3.25", "0.5"]
+    assert rows["Frechet distance"][:2] == ["3.25", "0.5"]
     assert rows["Bits per dimension"][:2] == ["4.125 ± 0.05", ""]
     endings = {"Coverage": "Higher is better.", "Near copies": "Lower is better.", "C_T": "Higher is better."}
     for name, ending in endings.items():

@@ -264,11 +264,8 @@ def test_no_kill_of_a_stage_leaves_anything_wrong(untouched: Checkout, tmp_path:
     for name in SIGNALS:
         assert sum(count for (_, how), count in soak.done.items() if how == name) >= 15, name
     assert not running(soak.checkout)
-    left = temporaries(soak.checkout)
-    print("temporary files of killed processes:", left)
-    # A name that no result has, and that git ignores: only a process that is given no moment to clean up leaves one.
-    assert {int(path.name.split(".")[1]) for path in left} <= soak.victims
-    assert not list(soak.checkout.path.glob("work/demo/sprites/train-*/.*.tmp-*"))
+    # What a process that is given no moment to clean up leaves, the next that writes the same file takes away.
+    assert not temporaries(soak.checkout)
     assert not list(soak.checkout.path.glob("fetched/*.part*"))
 
 

@@ -31,7 +31,7 @@ WIDTH, PAIR = 830, 102  # CSS pixels of a grid of images, and of a sample above 
 ANIMATED = 16 * 32 * 32  # pixels a frame of the player, at most: noise cannot be compressed
 SECONDS = 6  # of an animation
 NAMES = {
-    "fd": ("Fréchet distance", "How far the samples' features lie, taken as one Gaussian, from those of training images."),
+    "fd": ("Frechet distance", "How far the samples' features lie, taken as one Gaussian, from those of training images."),
     "kid": ("Kernel distance (KID)", "The same without the Gaussian: 0 on average for images that nothing tells apart."),
     "density": ("Density", "How closely samples crowd where training images lie: about 1 for real images."),
     "coverage": ("Coverage", "Share of the training images that have a sample for a neighbour: the variety."),
@@ -43,7 +43,7 @@ NAMES = {
     "near_copies": ("Near copies", "Share of the samples three times nearer to one training image than to any other."),
     "c_t": ("C_T", "Are samples nearer to the training images than held-out ones are? Below -3 they copy, near 0 they do not."),
     "accuracy": ("Accuracy of the classes", "Share of the samples that the yardstick takes for the class that was asked for."),
-    "fid": ("FID", "Fréchet distance on Inception features, as papers report it."),
+    "fid": ("FID", "Frechet distance on Inception features, as papers report it."),
     "inception_kid": ("KID on Inception", "Kernel distance on Inception features."),
     "inception_score": ("Inception score", "Whether single samples are of clear classes and all together of many."),
     "precision": ("Precision", "Share of the samples that lie where training images do."),

@@ -44,8 +44,12 @@ def check_processes(config: TrainConfig) -> None:
 def resume(state: TrainState, config: TrainConfig, folder: StateFolder, models: Path, fresh: bool = False) -> list[str]:
     """Bring `state` to the newest step from which all that is to be kept can be made; return a line for each file left out.
 
-    `fresh`: remove what this training saved before. Only the holder of the folder's lock may call this.
+    `fresh`: remove what this training saved before. Only the holder of the folder's lock may call this. Raises Fault, too,
+    if something that is no folder lies where the weights will go.
     """
+    for place in (models, _unfinished(models)):
+        if os.path.lexists(place) and not place.is_dir():
+            raise Fault(f"{place}: is no folder; move it away, for a folder of weights will go there")
     shutil.rmtree(_unfinished(models), ignore_errors=True)
     lines = folder.clear() if fresh else []
     lines += folder.check_kept(config)
