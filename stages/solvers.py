@@ -17,7 +17,7 @@ from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import Sampler
 from stages import Paths, stage
 
-FINER, LONGEST = 20, 1000  # calls of the long solution: so many times those of the longest one compared, or so many
+FINER, LONGEST = 10, 1000  # calls of the long solution: so many times those of the longest one compared, or so many
 SPACINGS: tuple[Spacing, ...] = ("uniform", "quadratic")
 
 

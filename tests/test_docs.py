@@ -127,7 +127,9 @@ def test_the_code_of_the_pages_runs(tmp_path: Path) -> None:
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": names}
     (tmp_path / CHECKPOINT).parent.mkdir(parents=True)
-    save_weights(tmp_path / CHECKPOINT, randomised(build_network(config)), metadata)
+    for name, seed in (("ema", 0), ("raw-001600", 1)):
+        path = (tmp_path / CHECKPOINT).with_name(f"{name}.safetensors")
+        save_weights(path, randomised(build_network(config), seed), metadata)
     found = {page: BEFORE.get(page, "") + "\n".join(blocks(page, "python")) for page in PAGES if blocks(page, "python")}
     assert set(found) == {"README.md", "docs/extending.md", "docs/library.md", "docs/yardstick.md"}
     script = f"for page, code in {found!r}.items(): exec(compile(code, page, 'exec'), {{}})"
@@ -276,7 +278,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for scale in ("demo", "small", "gpu"):
         for recipe in ("cifar10", "cifar10_classes", "celeba", "sprites", "mine"):
             path = folder / "models" / scale / recipe / "ema.safetensors"
-            stand_in(path, 64 if recipe == "celeba" else 16, classes.get(recipe, []))
+            for name in ("raw-000003.safetensors", "raw-000007.safetensors", path.name):
+                stand_in(path.with_name(name), 64 if recipe == "celeba" else 16, classes.get(recipe, []))
     shutil.copy(path, folder)
     for seed, name in enumerate(("me.jpg", "you.jpg")):
         Image.effect_noise((90, 70), 40 + seed).save(folder / name)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import busy, quality, report, trials
+import stages
+from benchmarks import busy, draws, quality, report, trials
 from benchmarks.networks import installed
 from ddpm.base.faults import Fault
 from ddpm.recipe import Recipe, resolve
 from stages import load_params
-from tiny import random_images, train_config
+from tiny import random_images, train_config, write_weights
 
 
 def tiny_recipe() -> Recipe:
@@ -149,3 +150,29 @@ def test_trials_are_kept_and_compared_with_the_base(tmp_path: Path, monkeypatch:
     for word in ("lr", "=3", "learning=1"):
         with pytest.raises(Fault, match=r"accepted|unknown"):
             trials.main(argparse.Namespace(name="wrong", settings=[word], **common))
+
+
+def test_ways_to_draw_are_kept_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    images = random_images(60, 32).numpy()
+    monkeypatch.setattr(draws, "training_images", lambda paths: (images, {}))
+    folder, threads = tmp_path / "models/demo/cifar10", torch.get_num_threads()
+    folder.mkdir(parents=True)
+    for name, seed in (("ema", 0), ("raw-000007", 0), ("raw-000003", 1)):
+        write_weights(folder / f"{name}.safetensors", seed, 32)
+    common = {"scale": "demo", "recipe": "cifar10", "guidance": [1.0, 2.0], "images": 30, "json": tmp_path / "draws.json"}
+    draws.main(argparse.Namespace(samplers=["ddim 2"], autoguidance=[1.0, 3.0], **common))
+    draws.main(argparse.Namespace(samplers=["ddim 2", "ddpm 3"], autoguidance=[1.0], **common))
+    torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "draws.json").read_text())["rows"]
+    ways = ["ddim 2/1/1", "ddim 2/1/3", "ddpm 3/1/1"]  # classes it has none, so there is nothing to guide by
+    assert list(rows) == [f"demo/cifar10/{way}/30" for way in ways]
+    plain, guided, _ = rows.values()
+    assert [row["calls"] for row in rows.values()] == [2, 4, 3]
+    assert plain["kid"] != guided["kid"]
+    flat = np.full_like(images, 9)
+    assert (draws.spread(flat), draws.roughness(flat)) == (0, 0)
+    assert draws.roughness(np.tile(np.array([0, 255], np.uint8)[:, None], (2, 4, 4, 3))) == 255
+    table = draws.text(json.loads((tmp_path / "draws.json").read_text()))
+    assert table in capsys.readouterr().out
+    assert table.count("| 30 ") == 3
