@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("store/", "metrics/", "data/", "models/", "dvc.lock", "small/dvc.lock", "gpu/dvc.lock", "full/dvc.lock")
 
 TINY_TRAIN = {
+    "lr": 0.001,
     "channels": [8, 16],
     "attention": [False, True],
     "time_emb_dim": 8,

@@ -62,7 +62,7 @@ def test_a_share_of_the_ceiling() -> None:
     assert share_of_ceiling(flops=50.0, seconds=2.0, ceiling=100.0) == 0.25
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_ceilings_count_their_flops(precision: str) -> None:
     for top in ceilings(precision, CPU):
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:

@@ -14,8 +14,8 @@ from conftest import Checkout, wait_for
 
 def states(checkout: Checkout, recipe: str = "cifar10") -> dict[str, Path]:
     """The folders of states of a recipe, by the learning rate of their training."""
-    folders = (checkout.path / "work/demo" / recipe).glob("train-*")
-    return {str(json.loads((folder / "key.json").read_text())["train"]["lr"]): folder for folder in folders}
+    keys = (checkout.path / "work/demo" / recipe).glob("train-*/key.json")  # of one that has just begun there is none yet
+    return {str(json.loads(key.read_text())["train"]["lr"]): key.parent for key in keys}
 
 
 def cleaned(checkout: Checkout) -> list[str]:

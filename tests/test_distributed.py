@@ -147,6 +147,7 @@ def test_two_machines_without_a_shared_disk_train_one_network(checkout: Checkout
     )
 
 
+@pytest.mark.slow
 def test_the_launcher_of_the_settings_is_used(checkout: Checkout, alone: Checkout) -> None:
     checkout.params(runtime__launcher="torchrun --standalone --nproc-per-node=2")
     assert "2 processes" in checkout.python(*TRAIN)
@@ -218,6 +219,7 @@ def test_what_was_launched_ends_when_who_launched_it_is_killed(checkout: Checkou
     assert last_state(checkout)["step"] > 0, "and what was done is saved"
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_shows_its_traceback(checkout: Checkout) -> None:
     loop = checkout.path / "src/ddpm/training/loop.py"
     text = loop.read_text()

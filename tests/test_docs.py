@@ -308,6 +308,7 @@ def test_samples_are_drawn(
     (shelf / written).unlink()
 
 
+@pytest.mark.slow
 def test_commands_work_in_a_finished_project(done: Checkout) -> None:
     path = done.path / "metrics/demo/cifar10/train.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": 123.5}))

@@ -73,6 +73,7 @@ def test_a_setting_that_reaches_no_recipe_says_so(changes: dict, said: list[str]
     assert unreached(changed(**changes), BEFORE) == said
 
 
+@pytest.mark.slow
 def test_an_override_that_reaches_no_recipe_is_a_warning_of_config(done: Checkout) -> None:
     done.params(recipes__cifar10__train__steps=6, recipes__celeba__train__steps=6)
     assert "warning:" not in done.dvc("repro", "config"), "the recipes' own settings"
@@ -106,6 +107,7 @@ def test_config_takes_less_than_five_seconds_of_work(untouched: Checkout, tmp_pa
 # --- One recipe, and all that follows ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_recipe_and_all_that_follows(done: Checkout) -> None:
     """What docs/experiments.md says of targets; and its table of DVC fits 200 columns, which the whole one does not."""
     output = done.dvc("exp", "run", "--name", "faster", "--set-param", "train.lr=0.002", "--downstream", "config@cifar10")

@@ -50,6 +50,7 @@ def test_whole_samplings_agree(tmp_path: Path, kind: str, form: str) -> None:
     assert export.difference(other, path, other.sampler("unipc 10")) > 100 * export.TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_batch_is_free_and_half_precision_changes_no_bit(tmp_path: Path) -> None:
     model = model_of(write_weights(tmp_path / "ema.safetensors", **KINDS["eps, classes"]))
     outputs = {}

@@ -68,6 +68,7 @@ def test_a_second_run_does_nothing(done: Checkout) -> None:
     assert done.files("metrics/**/*") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["cifar10", pytest.param("celeba", marks=pytest.mark.slow)])
 def test_two_runs_from_scratch_are_bit_equal(done: Checkout, fresh: Checkout, recipe: str) -> None:
     fresh.dvc("repro", *(f"{stage}@{recipe}" for stage in STAGES))
@@ -170,6 +171,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.slow
 def test_an_edit_makes_stale_what_depends_on_it_and_no_more(done: Checkout) -> None:
     assert stale(done) == set()
     for path, stages in EDITS:
@@ -193,8 +195,8 @@ def test_a_reader_that_reads_the_same_reaches_no_checkpoint(done: Checkout) -> N
     [
         ("figures__grid__images", 9, ("grid",)),
         pytest.param("figures__path__seed", 5, ("path",), marks=pytest.mark.slow),
-        ("figures__samplers__compared", ["ddim 3"], ("samplers", "timing")),
-        ("figures__drawing__variance", "large", DRAWN),
+        pytest.param("figures__samplers__compared", ["ddim 3"], ("samplers", "timing"), marks=pytest.mark.slow),
+        pytest.param("figures__drawing__variance", "large", DRAWN, marks=pytest.mark.slow),
     ],
 )
 def test_a_figure_s_setting_draws_that_figure_again(done: Checkout, setting: str, value: Any, stages: tuple[str, ...]) -> None:
@@ -242,6 +244,7 @@ def test_old_settings_bring_back_their_results_without_running(done: Checkout) -
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_a_setting_that_it_does_not_name_yet(done: Checkout) -> None:
     assert "Could not override" in done.dvc("exp", "run", "--set-param", "recipes.celeba.train.lr=1e-5", "config", rc=255)
     done.git("checkout", "--", ".")
@@ -277,6 +280,7 @@ def test_machine_settings_change_no_result(done: Checkout) -> None:
 # --- Bad settings stop early ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bad_setting_deletes_nothing_that_took_time(done: Checkout) -> None:
     before = done.files("m*/**/*")
     output = done.dvc("exp", "run", "--set-param", "train.channels=banana", rc=255)
@@ -352,6 +356,7 @@ def kill_dvc(checkout: Checkout, process: subprocess.Popen[str]) -> None:
     wait_for(lambda: not trainers(checkout), "the orphaned trainer to save and leave", seconds=120)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds processes through /proc")
 @pytest.mark.parametrize(
     "stop",

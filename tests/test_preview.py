@@ -134,6 +134,7 @@ def drawing(checkout: Checkout) -> list[int]:
     return checkout.processes("stages.preview")
 
 
+@pytest.mark.slow
 def test_a_training_that_is_watched_is_bit_equal(checkout: Checkout, unseen: Checkout) -> None:
     """Pictures as often as they can be drawn, and events, against neither."""
     pytest.importorskip("tensorboard")
@@ -173,7 +174,8 @@ def test_a_training_that_is_watched_is_bit_equal(checkout: Checkout, unseen: Che
     assert not list(checkout.path.glob(f"{WORK}/train-*/preview*")), "no scratch is left"
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_training_continues_its_events(checkout: Checkout, unseen: Checkout, how: signal.Signals) -> None:
     """After SIGKILL the state is older than the events, some of which are then logged again."""
     pytest.importorskip("tensorboard")
@@ -237,6 +239,7 @@ def test_no_process_outlives_the_training(checkout: Checkout, how: signal.Signal
         assert [path.name for path in marker.parent.glob("*preview*")] == []
 
 
+@pytest.mark.slow
 def test_a_preview_that_fails_is_a_warning(checkout: Checkout, unseen: Checkout) -> None:
     slowed(checkout, 2.0)
     checkout.params(runtime__preview_every=0.01)

@@ -20,10 +20,8 @@ from test_pipeline import OF_CLASSES, PICTURES, STAGES, of
 # --- Every recipe --------------------------------------------------------------------------------------------------
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("cifar10_linear", "cifar10_classes", "fashion_mnist")]
-
-
-@pytest.mark.parametrize("recipe", ["sprites", *OTHERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["sprites", "cifar10_linear", "cifar10_classes", "fashion_mnist"])
 def test_a_recipe_runs_by_its_name_in_recipe_names(fresh: Checkout, recipe: str) -> None:
     """With what makes it that recipe; only the numbers of images and steps, T and the widths are a test's."""
     params = load_yaml((fresh.path / "params.yaml").read_text())
