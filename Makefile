@@ -29,8 +29,8 @@ samples: setup ## fetch two shared checkpoints and draw from them: half a minute
 	@echo "The pictures: samples/faces.png, samples/classes.png"
 
 demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network
-	@echo "Three models are trained and drawn from: about a quarter of an hour on two cores. Stopped, the same command goes on."
-	dvc repro
+	@echo "Three models are trained and drawn from: about ten minutes on two cores. Stopped, the same command goes on."
+	python -m tools.lanes
 	python -m tools.report
 	@echo "Now open report.html: samples, curves and measures on one page (also in metrics/demo/*/*.png)"
 
@@ -56,7 +56,7 @@ benchmarks: setup ## install diffusers and denoising-diffusion-pytorch, and time
 	python -m benchmarks.sampling
 
 small: setup ## real data at a size for two CPU cores: about an hour a recipe (see small/params.yaml)
-	cd small && dvc repro
+	python -m tools.lanes --scale small
 
 gpu: setup ## real data, minutes on a data-centre GPU: the checkpoints to share (see gpu/params.yaml)
 	cd gpu && dvc repro
