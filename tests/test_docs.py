@@ -215,7 +215,7 @@ IN_A_PROJECT = [
     "python -m tools.compare main",
     "python -m tools.compare main wider",
     "python -m tools.report",
-    "dvc repro && python -m tools.report",
+    "python -m tools.lanes && python -m tools.report",
     "dvc plots show",
     "dvc plots diff main",
     "dvc commit -f train",

@@ -42,7 +42,7 @@ class Lane:
         with log.open("w") as output:
             # It waits for the lock that another lane holds between stages, instead of giving up.
             self.process = subprocess.Popen(
-                ["dvc", "repro", "--wait-for-lock", *targets], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+                ["dvc", "--wait-for-lock", "repro", *targets], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
                 env={"OMP_NUM_THREADS": str(threads)} | os.environ,
             )  # fmt: skip
 
@@ -97,8 +97,8 @@ def run(recipes: list[str], jobs: int, scale: str) -> None:
             time.sleep(PAUSE)
             for lane in lanes:
                 if lane.process.poll():
-                    log = f"{shown(lane.log)} ends in:\n{lane.last_lines()}"
-                    raise Fault(f"{lane.recipe} stopped; once that is mended, the same command goes on. {log}")
+                    end = f"{shown(lane.log)} ends in:\n{lane.last_lines()}"
+                    raise Fault(f"{lane.recipe} stopped; once that is mended, the same command goes on. {end}")
             bar.n = sum(len(lane.stages()) for lane in lanes)
             now = [f"{lane.recipe}: {lane.stages()[-1]}" for lane in lanes if lane.process.poll() is None and lane.stages()]
             bar.set_postfix_str(", ".join(now))
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not (recipes := load_params(args.scale)["recipe_names"]):
         raise Fault(f"{shown(params_file(args.scale))}: recipe_names = []; accepted: one name or more")
-    jobs = min(args.jobs or cpu_count(), len(recipes))
+    jobs = min(args.jobs or cpu_count() + 1, len(recipes))  # one more, so that none is idle while another ends or starts
     if jobs > 1:
         try:
             run(recipes, jobs, args.scale)
@@ -129,6 +129,6 @@ if __name__ == "__main__":
         "python -m tools.lanes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=SCALES, default="demo", help="default: demo")
-    parser.add_argument("--jobs", type=positive, help="recipes at a time (default: one a core)")
+    parser.add_argument("--jobs", type=positive, help="recipes at a time (default: one a core, and one more)")
     with faults_reported():
         main(parser.parse_args())
