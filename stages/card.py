@@ -134,7 +134,7 @@ class Facts:
             measured=measured,
             header=header,
             speed=speed if speed.get("weights_sha256") == sha256_of(paths.ema) else {},
-            guide=str(shown(paths.models / measured["guide"])) if measured["guide"] else "",
+            guide=str(shown(paths.models / guide)) if (guide := measured.get("guide")) else "",
         )
 
     @property
@@ -170,7 +170,7 @@ class Facts:
     @property
     def autoguidance(self) -> float:
         """The scale by which the measured samples are guided away from the file `guide`; 1 = not at all."""
-        return float(self.measured["autoguidance"])
+        return float(self.measured.get("autoguidance", 1))  # which measures of earlier versions do not name
 
     @property
     def weights(self) -> str:

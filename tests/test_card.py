@@ -216,7 +216,7 @@ def test_the_overview_and_data_come_from_the_files(project) -> None:
     assert head.startswith("# Model card: celeba (small)\n")
     assert "draws 64 x 64 pictures like those of CelebA, unconditional: a U-Net of 2.00 M parameters" in flat(head)
     assert "predicts v, on a cosine schedule of 1,000 steps" in flat(head)
-    assert "The first 100 samples of seed 0, none left out: DDPM 250, EMA weights." in flat(head)
+    assert "The first 100 samples of seed 0, none left out: DDPM 50, EMA weights, autoguidance 1.5." in flat(head)
     assert DATA_SETS["celeba"].licence in flat(section(text, "Data"))
     assert table["raw files"][1:] == ["`11aa11aa11aa`", "`images.zip`"]
     assert table["training"][:2] == ["6,000", "`22bb22bb22bb`"]
@@ -274,13 +274,13 @@ def test_autoguidance_is_said_wherever_samples_are_drawn(project) -> None:
     changes = {"evaluate": {"autoguidance": 1.5, "guide": "raw-000800.safetensors"}}
     changes["figures"] = {"grid": {"seed": 0, "images": 100, "autoguidance": 2.0}}
     text = text_of(project("small", "cifar10", changes))
-    assert "none left out: DDPM 250, EMA weights, autoguidance 2.*" in flat(text)
+    assert "none left out: DDPM 50, EMA weights, autoguidance 2.*" in flat(text)
     assert "samples of the EMA weights by UniPC 10, autoguidance 1.5;" in flat(section(text, "Measures"))
     use = section(text, "Use")
     assert "--steps 10 --autoguidance 1.5\n" in use
     assert 'load("models/small/cifar10/ema.safetensors", guide="models/small/cifar10/raw-000800.safetensors")' in use
     assert 'model.sample(16, "unipc 10", autoguidance=1.5)' in use
-    assert "autoguid" not in text_of(project("small", "cifar10"))
+    assert "autoguid" not in text_of(project("small", "cifar10_linear"))
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(57.4, "57 s"), (119.6, "120 s"), (5048.9, "84.1 min"), (36000, "10 h")])
