@@ -54,10 +54,10 @@ KILLS = {  # of each stage, in the pipeline's order; the last is no stage, but w
     "fetch": 7,
 }
 QUEUE_KILLS = 6
-MISSES = 40  # of a stage that has ended before it is struck, as on a busy machine short ones have
 RECIPE = {"data": {"dataset": "sprites", "source": "synthetic", "images": 60}, "train": {"context_dim": 5}}
 CONTENT = random.Random(SEED).randbytes(400_000)  # of a published file
 FETCHING = """
+import stages  # which finds the library of this checkout
 import sys
 from pathlib import Path
 from ddpm.data.fetch import RemoteFile, fetch
@@ -177,8 +177,8 @@ class Soak:
 
     def kill(self, stage: str, name: str) -> None:
         """Start the stage and interrupt it at a moment of its life; again, and sooner, if it had ended before."""
-        for attempt in range(MISSES):
-            share = self.chance.uniform(0.02, 1.0) * 0.8 ** min(attempt, 10)
+        for attempt in range(10):
+            share = self.chance.uniform(0.02, 1.0) * 0.8**attempt
             self.clear(stage)
             if stage == "train" and attempt:  # what has come to its end has nothing left to be killed
                 shutil.rmtree(*self.checkout.path.glob("work/demo/sprites/train-*"))
@@ -195,7 +195,7 @@ class Soak:
             if hit:
                 self.done[stage, name] += 1
                 return
-        pytest.fail(f"{stage} {name}: missed {MISSES} times")
+        pytest.fail(f"{stage} {name}: missed ten times")
 
     def strike(self, process: subprocess.Popen[str], stage: str, job: int, number: signal.Signals) -> bool:
         """Send the signal to the stage's process, Ctrl-C to all of its group; return whether that was in time."""
