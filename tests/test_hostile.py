@@ -460,6 +460,8 @@ HEADERS: dict[str, tuple[Any, str]] = {
     "13 levels": (settings(channels=[4] * 13, attention=[False] * 13), "accepted"),
     "T of 10^9": (settings(num_timesteps=10**9), "at most 100,000"),
     "a context of 10^9": (settings(context_dim=10**9), "at most 10,000"),
+    "no text": (facts(origin="a\ud800b"), "holds half of a surrogate pair; accepted: text in Unicode"),
+    "classes that are no text": (HEADER | {"classes": ["cat", "\udc00"]}, "half of a surrogate pair"),
     "beta of 1e-300": (settings(schedule="linear", beta_min=1e-300, beta_max=1e-300), "does not fall"),
 }
 
