@@ -33,9 +33,9 @@ from ddpm.figures.pictures import save_labelled_rows
 from ddpm.recipe import PARTS, flattened
 from ddpm.sampling import load
 from stages import ROOT, SCALES, Paths, load_yaml, params_file, shown
+from tools import positive
 from tools.outdated import outdated
 from tools.revisions import read_file, resolve
-from tools.sample import positive
 from tools.tables import aligned
 
 WORKSPACE = "workspace"  # DVC's word for the working tree

@@ -25,6 +25,7 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.parallel import cpu_count
 from ddpm.base.progress import progress_bar
 from stages import SCALES, WORK, load_params, params_file, shown
+from tools import positive
 
 ALONE = ("timing",)  # stages that measure what another lane would disturb
 PAUSE = 0.5  # seconds between looks at the logs
@@ -99,9 +100,10 @@ def run(recipes: list[str], jobs: int, scale: str) -> None:
                 if lane.process.poll():
                     end = f"{shown(lane.log)} ends in:\n{lane.last_lines()}"
                     raise Fault(f"{lane.recipe} stopped; once that is mended, the same command goes on. {end}")
-            bar.n = sum(len(lane.stages()) for lane in lanes)
-            now = [f"{lane.recipe}: {lane.stages()[-1]}" for lane in lanes if lane.process.poll() is None and lane.stages()]
-            bar.set_postfix_str(", ".join(now))
+            come_to = [(lane, lane.stages()) for lane in lanes]  # read once a look
+            bar.n = sum(len(names) for _, names in come_to)
+            running = [f"{lane.recipe}: {names[-1]}" for lane, names in come_to if names and lane.process.poll() is None]
+            bar.set_postfix_str(", ".join(running))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -115,13 +117,6 @@ def main(args: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             sys.exit("stopped; the same command goes on")
     sys.exit(subprocess.run(["dvc", "repro"], cwd=params_file(args.scale).parent).returncode)
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: accepted: 1 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -47,19 +47,13 @@ from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
 from stages import ROOT, SCALES, Paths, load_params, params_file, shown
+from tools import positive
 
 MAX_PIXELS = 64_000_000  # of a picture that is given
 MAX_IMAGES = 1_000_000  # that are drawn: a .npy of CIFAR-10's size then has 3 GB
 BATCH_SIZE = 64  # images a network call: bounds the memory
 JUMP = 5  # steps of a piece that is drawn again: long enough to change, short enough not to lose what fits
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: accepted: 1 or more")
-    return value
 
 
 def numbers(text: str) -> list[float]:
