@@ -29,7 +29,7 @@ samples: setup ## fetch two shared checkpoints and draw from them: half a minute
 	@echo "The pictures: samples/faces.png, samples/classes.png"
 
 demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network
-	@echo "Three models are trained and drawn from: ten to fifteen minutes on two cores. Stopped, the same command goes on."
+	@echo "Three models are trained and drawn from: about ten minutes on two cores. Stopped, the same command goes on."
 	python -m tools.lanes
 	python -m tools.report
 	@echo "Now open report.html: samples, curves and measures on one page (also in metrics/demo/*/*.png)"

@@ -1,6 +1,6 @@
 """Time to quality: what the same minutes of one core make of the same images, in ours and in the libraries people use.
 
-  ours        the small scale's recipe as shipped; its samples by its own sampler and by DDPM
+  ours        the small scale's recipe, as shipped but for --settings; its samples by its own sampler and by UniPC
   diffusers   UNet2DModel in the loop of its unconditional training example: epsilon, linear schedule; DDIM and DPM-Solver++
   lucidrains  denoising-diffusion-pytorch's Unet in the loop of its Trainer: v, sigmoid schedule; DDIM
 
@@ -39,6 +39,7 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import write_json
 from ddpm.base.progress import progress_bar
 from ddpm.base.seeds import derive_seed
+from ddpm.base.settings import validate
 from ddpm.evaluation.distances import compare
 from ddpm.evaluation.yardstick import features, yardstick_sha256
 from ddpm.machine.memory import keep_freed_memory
@@ -51,7 +52,8 @@ from ddpm.sampling.fast import prepare
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.settings import sampler_of
 from ddpm.training.loop import new_state, train
-from stages import SCALES, WORK, Paths, load_params
+from ddpm.training.settings import TrainConfig
+from stages import SCALES, WORK, Paths, load_params, load_yaml
 from stages.packed import heldout_images, training_images
 
 CPU = torch.device("cpu")
@@ -107,7 +109,7 @@ def ours(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> Training:
             found.append(to_uint8(last.x_t))
         return np.concatenate(found)
 
-    choices = dict.fromkeys([recipe.evaluation.sampler, "ddpm 100"])
+    choices = dict.fromkeys([recipe.evaluation.sampler, "unipc 10"])
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     return Training(
         lambda: next(steps_of), lambda: {c: functools.partial(draw, c) for c in choices}, config.batch_size, parameters
@@ -242,9 +244,22 @@ def kept(path: Path, benchmark: str) -> dict[str, Any]:
     return result
 
 
-def unconditional(scale: str, name: str) -> Recipe:
-    """The recipe of this name. Raises Fault if it has classes or gray images."""
+def changes_of(words: list[str]) -> dict[str, Any]:
+    """{"lr": 0.002} of ["lr=2e-3"]. Raises Fault."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise Fault(f"{word!r}: accepted: a setting of train and its value, as in lr=2e-3")
+        found[key] = load_yaml(value)
+    return found
+
+
+def unconditional(scale: str, name: str, settings: list[str]) -> Recipe:
+    """The recipe of this name with these settings of train. Raises Fault if it has classes or gray images."""
     recipe, _ = resolve(load_params(scale), name)
+    train = validate(TrainConfig, recipe.train.model_dump() | changes_of(settings), "train")
+    recipe = recipe.model_copy(update={"train": train})
     if recipe.train.context_dim or recipe.data.channels != 3:
         raise Fault(f"--recipe {name}: has classes or is gray; accepted: an unconditional recipe of colour images")
     return recipe
@@ -256,13 +271,14 @@ def main(args: argparse.Namespace) -> None:
     path = args.json or WORK / "benchmarks" / "quality.json"
     result = {"floors": {}} | kept(path, "quality")
     options = ["--recipe", *args.recipe, "--minutes", *(f"{minutes:g}" for minutes in args.minutes)]
+    options += ["--settings", *args.settings] if args.settings else []
     result["command"] = f"python -m benchmarks.quality --scale {args.scale} {' '.join(options)} --images {args.images}"
     result |= {"machine": machine(CPU), "yardstick_sha256": yardstick_sha256()}
     names = [name for name, (package, _) in CONTENDERS.items() if package is None or installed(package)]
     for name in sorted(CONTENDERS.keys() - set(names)):
         print(f"{name} is left out: `pip install -e '.[benchmarks]'` installs it")
     for recipe_name in args.recipe:
-        recipe, paths = unconditional(args.scale, recipe_name), Paths(args.scale, recipe_name)
+        recipe, paths = unconditional(args.scale, recipe_name, args.settings), Paths(args.scale, recipe_name)
         images = np.array(training_images(paths)[0])
         measure = Measures(images)
         result["floors"].setdefault(recipe_name, measure(np.array(heldout_images(paths)[0][: args.images])))
@@ -287,6 +303,7 @@ if __name__ == "__main__":
     parser.add_argument("--scale", choices=SCALES, default="small", help="whose recipes and packed images (default: small)")
     parser.add_argument("--recipe", nargs="+", default=["cifar10", "celeba"], help="default: cifar10 celeba")
     parser.add_argument("--minutes", nargs="+", type=minutes, default=[10.0, 40.0], help="default: 10 40")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of train: what ours is trained with")
     parser.add_argument("--images", type=positive, default=2000, help="drawn by each sampler (default: 2000)")
     parser.add_argument("--seeds", type=positive, default=1, help="trainings of each (default: 1)")
     parser.add_argument("--json", type=Path, help="where results are kept (default: work/benchmarks/quality.json)")

@@ -18,49 +18,38 @@ import torch
 from benchmarks.common import machine, positive
 from benchmarks.quality import CPU, Measures, done, kept, ours, unconditional
 from benchmarks.report import aligned
-from ddpm.base.faults import Fault, faults_reported
+from ddpm.base.faults import faults_reported
 from ddpm.base.files import write_json
-from ddpm.base.settings import validate
 from ddpm.evaluation.yardstick import yardstick_sha256
 from ddpm.machine.memory import keep_freed_memory
-from ddpm.training.settings import TrainConfig
-from stages import SCALES, WORK, Paths, load_yaml
+from ddpm.machine.precision import resolve_precision
+from stages import SCALES, WORK, Paths
 from stages.packed import training_images
 
-BASE = "base"  # the name of the row that the others of its recipe and steps are compared with
-
-
-def changes_of(words: list[str]) -> dict[str, Any]:
-    """{"lr": 0.002} of ["lr=2e-3"]. Raises Fault."""
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise Fault(f"{word!r}: accepted: a setting of train and its value, as in lr=2e-3")
-        found[key] = load_yaml(value)
-    return found
+COLUMNS = ("trial", "what differs", "seeds", "core minutes", "drawn", "by", "KID x 1000", "of base", "Frechet", "coverage")
+BASE = "base"  # the name of the row that the others of its recipe and images seen are compared with
 
 
 def text(result: dict[str, Any]) -> str:
     """The result in Markdown that can be read as it stands: a row a trial, means over its seeds, by its best sampler."""
-    groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
     for row in result["rows"].values():
-        groups.setdefault((row["recipe"], row["steps"]), {}).setdefault(row["name"], []).append(row)
+        groups.setdefault((row["scale"], row["recipe"], row["seen"]), {}).setdefault(row["name"], []).append(row)
     parts = []
-    for (recipe, steps), trials in groups.items():
-        rows = [["trial", "what differs", "seeds", "core minutes", "by", "KID x 1000", "of base", "Frechet", "coverage"]]
+    for (scale, recipe, seen), trials in groups.items():
+        rows = [list(COLUMNS)]
         base = {row["seed"]: best(row)[1]["kid"] for row in trials.get(BASE, [])}
         for name, found in trials.items():
             sampler, values = best(found[0])[0], [best(row)[1] for row in found]
             ratios = [value["kid"] / base[row["seed"]] for row, value in zip(found, values, strict=True) if row["seed"] in base]
             error = sum(value["kid_se"] ** 2 for value in values) ** 0.5 / len(values)
-            cells = [found[0]["differs"], str(len(found)), f"{statistics.mean(row['cpu_seconds'] for row in found) / 60:.1f}"]
+            minutes = f"{statistics.mean(row['cpu_seconds'] for row in found) / 60:.1f}, {found[0]['arithmetic']}"
+            cells = [found[0]["differs"], str(len(found)), minutes, f"{found[0]['drawn']:,}"]
             cells += [sampler, f"{1e3 * statistics.mean(value['kid'] for value in values):,.0f} ± {1e3 * error:,.0f}"]
             cells += [f"{statistics.mean(ratios):.2f}" if ratios else ""]
             cells += [f"{statistics.mean(value[key] for value in values):.2f}" for key in ("fd", "coverage")]
             rows.append([name, *cells])
-        drawn = trials[next(iter(trials))][0]["drawn"]
-        parts.append(f"{recipe}, {steps:,} steps, {drawn:,} images drawn\n\n{aligned(rows)}")
+        parts.append(f"{scale} / {recipe}, {seen:,} images seen\n\n{aligned(rows)}")
     return "\n\n".join(parts)
 
 
@@ -73,19 +62,19 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     path = args.json or WORK / "benchmarks" / "trials.json"
-    result, recipe = kept(path, "trials"), unconditional(args.scale, args.recipe)
-    changes = changes_of(args.settings)
-    train = validate(TrainConfig, recipe.train.model_dump() | changes, "train")
-    recipe = recipe.model_copy(update={"train": train})
+    result, recipe = kept(path, "trials"), unconditional(args.scale, args.recipe, args.settings)
     images = np.array(training_images(Paths(args.scale, args.recipe))[0])
     measure, differs = Measures(images), " ".join(args.settings)
     result |= {"command": "python -m benchmarks.trials NAME SETTING=VALUE ...", "machine": machine(CPU)}
     result["yardstick_sha256"] = yardstick_sha256()
+    steps = max(1, args.seen // recipe.train.batch_size)
+    facts = {"scale": args.scale, "recipe": args.recipe, "seen": args.seen, "name": args.name, "differs": differs}
+    facts["arithmetic"] = resolve_precision(recipe.train.precision, CPU)
     for seed in range(args.seeds):
-        key = f"{args.recipe}/{args.steps}/{args.name}/{seed}"
+        key = f"{args.scale}/{args.recipe}/{args.seen}/{args.name}/{seed}"
         if key not in result["rows"]:
-            row = done(f"{args.name}, seed {seed}", ours(recipe, images, args.steps, seed), args.steps, args.images, measure)
-            result["rows"][key] = {"recipe": args.recipe, "name": args.name, "differs": differs, "seed": seed, **row}
+            row = done(f"{args.name}, seed {seed}", ours(recipe, images, steps, seed), steps, args.images, measure)
+            result["rows"][key] = {**facts, "seed": seed, **row}
             write_json(path, result)
     print(f"\n{text(result)}\n\nwrote {path}")
 
@@ -96,7 +85,7 @@ if __name__ == "__main__":
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="of train, what differs from the recipe")
     parser.add_argument("--scale", choices=SCALES, default="small", help="default: small")
     parser.add_argument("--recipe", default="cifar10", help="default: cifar10")
-    parser.add_argument("--steps", type=positive, default=1200, help="default: 1200")
+    parser.add_argument("--seen", type=positive, default=38_400, help="images that the training sees (default: 38400)")
     parser.add_argument("--seeds", type=positive, default=1, help="default: 1")
     parser.add_argument("--images", type=positive, default=1000, help="drawn by each sampler (default: 1000)")
     parser.add_argument("--json", type=Path, help="where results are kept (default: work/benchmarks/trials.json)")

@@ -20,7 +20,7 @@ from ddpm.base.hashes import sha256_of
 from ddpm.data.sets import DATA_SETS, DataSet
 from ddpm.evaluation.inception import comparison
 from ddpm.model.weights import load_network
-from ddpm.sampling.settings import Sampler, sampler_of
+from ddpm.sampling.settings import Sampler, autoguided, sampler_of
 from stages import Paths, load_params, params_file, shown, stage
 
 ABOVE = "../../.."  # the checkout as seen from the card
@@ -227,11 +227,6 @@ def overview(facts: Facts) -> Iterator[str]:
     turn = f", all classes in turn, guidance {drawing['guidance']:g}" if facts.classes else ""
     turn += autoguided(grid["autoguidance"])
     yield wrapped(f"*The first {grid['images']} samples of seed {grid['seed']}, none left out: {label}, EMA weights{turn}.*")
-
-
-def autoguided(scale: float) -> str:
-    """How a sentence names autoguidance."""
-    return f", autoguidance {scale:g}" if scale != 1 else ""
 
 
 def data(facts: Facts) -> Iterator[str]:

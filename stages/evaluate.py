@@ -110,14 +110,14 @@ def main(paths: Paths) -> None:
             f"{shown(paths.ema)} was trained on other images than {shown(paths.data / 'stats.json')} describes, perhaps on "
             f"held-out ones; accepted: one trained on these, as by: dvc repro train@{paths.recipe}"
         )
-    network = inception_of(config, device)
+    network, guide = inception_of(config, device), paths.guide(config.autoguidance)
     labels = (training_labels(paths), heldout_labels(paths)) if model.classes else (None, None)
     order = shuffled(len(training), config)
     known = Real(training[order], None if labels[0] is None else labels[0][order])
     order = shuffled(len(heldout), config)
     unknown = Real(heldout[order], None if labels[1] is None else labels[1][order])
     cached = WORK / f"features-{facts['sha256'][:16]}-{yardstick_sha256()[:16]}.npy"
-    found = work(paths, config, device, runtime.workers, training, known, unknown, cached)
+    found = work(paths, config, device, runtime.workers, training, known, unknown, cached, guide)
 
     sought = min(COPIES, len(found.drawn), len(unknown.images))
     both = nearest(np.concatenate([found.drawn[:sought], unknown.images[:sought]]), training)
@@ -136,7 +136,6 @@ def main(paths: Paths) -> None:
         against = inception.reference(network, training, facts["sha256"], *kept)
         results |= {key: rounded(value) for key, value in inception.measures(network, found.drawn, against).items()}
     results |= {"samples": len(found.drawn), "sampler": config.sampler, "autoguidance": config.autoguidance}
-    guide = paths.guide(config.autoguidance)
     results |= {"guide": guide.name if guide else "", "yardstick_sha256": yardstick_sha256()}
     write_json(paths.metrics / "evaluate.json", results)
 
@@ -171,11 +170,12 @@ def work(
     known: Real,
     unknown: Real,
     cached: Path,
+    guide: Path | None,
 ) -> Found:
     """Draw, measure what was drawn, held-out images and all `training` images, and bound held-out and training images.
 
     `known`, `unknown`: training and held-out images in random order. `cached`: where the features of all training images
-    are kept for the next evaluation.
+    are kept for the next evaluation. `guide`: the weights that autoguidance leads away from.
     """
     bounded = min(config.bound_images, len(known.images), len(unknown.images))
     groups = [
@@ -186,7 +186,7 @@ def work(
         known.tasks("bound", bounded, config.batch_size),
     ]
     tasks = [task for group in groups for task in group]
-    made_of = (paths.ema, device, config, paths.guide(config.autoguidance))
+    made_of = (paths.ema, device, config, guide)
     results = in_processes(Worker, made_of, tasks, workers if device == "cpu" else 1)
     with progress_bar(iterable=results, total=len(tasks), desc=f"evaluate {paths.recipe}", unit=" batches") as bar:
         done = iter(bar)

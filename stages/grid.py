@@ -5,7 +5,8 @@ import numpy as np
 from ddpm.base.files import write_json
 from ddpm.figures.pictures import save_grid
 from ddpm.figures.settings import FiguresConfig
-from ddpm.sampling import Model, load
+from ddpm.sampling import load
+from ddpm.sampling.settings import autoguided
 from stages import Paths, stage
 
 
@@ -17,7 +18,7 @@ def main(paths: Paths) -> None:
     turn = ", all classes in turn" if model.classes else ""
     title = (
         f"{paths.recipe} ({paths.scale}): the first {len(images)} samples{turn}; EMA weights of step {model.step:,}, "
-        f"{drawing.told(own.seed, model.classes)}{autoguided(model, own.autoguidance)}"
+        f"{drawing.told(own.seed, model.classes)}{autoguided(own.autoguidance, model.guide.step if model.guide else None)}"
     )
     save_grid(paths.metrics / "grid.png", images, round(own.images**0.5), title)
     values, data = images / 255, model.metadata["data"]
@@ -25,11 +26,6 @@ def main(paths: Paths) -> None:
     cast = np.abs(values.mean((0, 1, 2)) - data["mean"]).mean()
     spread = (values.std((0, 1, 2)) / data["std"]).mean()
     write_json(paths.metrics / "grid.json", {"colour_cast": round(float(cast), 3), "contrast": round(float(spread), 3)})
-
-
-def autoguided(model: Model, scale: float) -> str:
-    """What a title adds where the model is guided away from weights of an earlier step."""
-    return f", autoguidance {scale:g} by step {model.guide.step:,}" if model.guide else ""
 
 
 if __name__ == "__main__":

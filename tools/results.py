@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm.sampling.settings import autoguided
 from stages import ROOT, SCALES, load_params
 from stages.timing import cell
 
@@ -68,14 +69,9 @@ def quality_row(scale: str, folder: Path, page: Path) -> Row:
         "near copies": f"{found['near_copies']:.1%} ({found['near_copies_floor']:.1%})",
         "C_T": f"{found['c_t']:+.1f}",
         "accuracy": f"{found['accuracy']:.1%}" if "accuracy" in found else "",
-        "drawn": f"{found['samples']:,} by {found['sampler']}{autoguided(found)}",
+        "drawn": f"{found['samples']:,} by {found['sampler']}{autoguided(found.get('autoguidance', 1))}",
     }
     return Row(dataset, found["kid"] - found["kid_floor"], named | measures)
-
-
-def autoguided(found: dict[str, Any]) -> str:
-    """What the sampler of an evaluate.json is followed by."""
-    return f", autoguidance {scale:g}" if (scale := found.get("autoguidance", 1)) != 1 else ""
 
 
 def quality_table(columns: list[str], page: Path) -> str:

@@ -17,6 +17,7 @@ from ddpm.evaluation.inception import comparison
 from ddpm.figures.settings import Drawing
 from ddpm.recipe import DEFAULTS, PARTS, flattened
 from ddpm.sampling.samplers import METHODS
+from ddpm.sampling.settings import autoguided
 from stages import params_file, shown
 from stages.editing import PAIRS
 from stages.overview import COLUMNS, STRIPS
@@ -24,7 +25,6 @@ from tools.compare import BETTER, MEANING, Facts, Side, differing, facts_of, mea
 from tools.report.charts import Curve, chart
 from tools.report.markup import Html, join, picture, sheet, table, tag
 from tools.report.results import Results
-from tools.results import autoguided
 
 HERE = Path(__file__).parent
 WIDTH, PAIR = 830, 102  # CSS pixels of a grid of images, and of a sample above a training image, at most
@@ -210,7 +210,7 @@ def measure_notes(results: list[Results], known: list[Facts]) -> list[str]:
             continue
         if "evaluate" in found.old:
             notes.append(f"What {side_title(each.side)} has measured is older than its training: {repro(each, 'evaluate')}.")
-        by = f"{quality['samples']:,} samples by {quality['sampler']}{autoguided(quality)}"
+        by = f"{quality['samples']:,} samples by {quality['sampler']}{autoguided(quality.get('autoguidance', 1))}"
         made = f"{by}; distances of {quality['compared']:,} images a side"
         notes.append(f"{made}; yardstick {quality['yardstick_sha256'][:12]}. Other features give other numbers.")
         if "fid" in quality and data:

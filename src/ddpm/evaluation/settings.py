@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddpm.base.settings import Count, Seed, Strict
-from ddpm.sampling.settings import CHOICE, Choice, Sampler, sampler_of
+from ddpm.sampling.settings import CHOICE, Autoguidance, Choice, Sampler, sampler_of
 
 FEWEST = 20  # images of which a distance between distributions says anything
 
@@ -19,7 +19,7 @@ class EvaluationConfig(Strict):
     images: Annotated[int, Field(ge=FEWEST)] = Field(description=f"images to draw, {FEWEST} or more")
     seed: Seed
     guidance: Annotated[float, Field(ge=0)] = Field(description="guidance scale of a conditional recipe, 0 or more; 1 = none")
-    autoguidance: Annotated[float, Field(ge=1)] = Field(1.0, description="scale of autoguidance, 1 or more; 1 = none")
+    autoguidance: Autoguidance = 1.0
     batch_size: Count = Field(description="images a network call, 1 or more")
     precision: Literal["fp32", "bf16", "auto"] = Field(description="fp32, bf16 or auto: of the sampling; all else is fp32")
     bound_images: Annotated[int, Field(ge=2)] = Field(description="held-out images whose bits/dim are bounded, 2 or more")

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from ddpm.base.settings import Count, Seed, Strict
 from ddpm.sampling.grid import Spacing
-from ddpm.sampling.settings import CHOICE, Choice, Sampler, Variance, sampler_of
+from ddpm.sampling.settings import CHOICE, Autoguidance, Choice, Sampler, Variance, sampler_of
 
 
 class Drawing(Strict):
@@ -55,7 +55,7 @@ class SamplersFigure(Figure):
 
 class GridFigure(Figure):
     images: Count = Field(description="a square number such as 16 or 100")
-    autoguidance: Annotated[float, Field(ge=1)] = Field(1.0, description="scale of autoguidance, 1 or more; 1 = none")
+    autoguidance: Autoguidance = 1.0
 
     @model_validator(mode="after")
     def _square(self) -> Self:

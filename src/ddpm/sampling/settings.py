@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
@@ -94,4 +94,10 @@ def _choice(value: Any) -> Any:
     return value
 
 
+def autoguided(scale: float, step: int | None = None) -> str:
+    """What follows a sampler's name where autoguidance leads away from an earlier `step`'s weights; nothing for scale 1."""
+    return "" if scale == 1 else f", autoguidance {scale:g}" + (f" by step {step:,}" if step else "")
+
+
+Autoguidance = Annotated[float, Field(ge=1, description="scale of autoguidance, 1 or more; 1 = none")]  # of a setting
 Choice = Annotated[str, BeforeValidator(_choice)]  # of a setting: what `sampler_of` takes, but for the wrong method
