@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Results of this checkout, which a clone makes for itself.
 RESULTS = ("store/", "metrics/", "data/", "models/", "dvc.lock", "small/dvc.lock", "gpu/dvc.lock", "full/dvc.lock")
 
+AT_FIRST = ("test_pipeline.py", "test_states.py")  # only the first of them needs a checkout
+
 TINY_TRAIN = {
     "lr": 0.001,
     "channels": [8, 16],
@@ -183,9 +185,13 @@ class Checkout:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files first whose tests need checkouts: they take longest, and no process may be left with one at the end."""
+    """Put the files first whose tests need checkouts: they take longest, and no process may be left with one at the end.
+
+    Before all others AT_FIRST: while one process makes the checkout in which all has run, more would only wait for it.
+    """
     long = Counter(item.path for item in items if {"untouched", "finished"} & set(getattr(item, "fixturenames", ())))
-    items.sort(key=lambda item: -long[item.path])
+    ranks = {name: rank - len(AT_FIRST) for rank, name in enumerate(AT_FIRST)}
+    items.sort(key=lambda item: (ranks.get(item.path.name, 0), -long[item.path]))
 
 
 def stages_run(output: str) -> list[str]:

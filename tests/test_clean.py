@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from conftest import Checkout, wait_for
 
 
@@ -22,6 +24,7 @@ def cleaned(checkout: Checkout) -> list[str]:
     return checkout.python("-m", "tools.clean").splitlines()
 
 
+@pytest.mark.slow
 def test_what_an_old_sweep_left_goes_and_nothing_else(done: Checkout) -> None:
     (present,) = states(done).values()
     others = {path: held for path, held in done.files("work/**/*").items() if not path.endswith(("lock", ".checked"))}

@@ -251,6 +251,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_a_batch_too_small_for_the_processes_is_refused(checkout: Checkout) -> None:
     checkout.params(train__batch_size=1)
     checkout.python("-m", "stages.config", "cifar10")
@@ -258,6 +259,7 @@ def test_a_batch_too_small_for_the_processes_is_refused(checkout: Checkout) -> N
     assert "error: train.batch_size = 1 cannot be shared by 2 processes; accepted: 2 or more" in output
 
 
+@pytest.mark.slow
 def test_batch_norm_of_several_processes_is_refused(checkout: Checkout) -> None:
     checkout.params(train__norm="batch")
     checkout.python("-m", "stages.config", "cifar10")

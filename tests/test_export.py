@@ -37,7 +37,7 @@ def model_of(path: Path) -> Model:
     return load(path, "cpu", "fp32")
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if "classes" in kind else pytest.mark.slow) for kind in KINDS])
 def test_whole_samplings_agree(tmp_path: Path, kind: str, form: str) -> None:
     model = model_of(write_weights(tmp_path / "ema.safetensors", **KINDS[kind]))
@@ -88,6 +88,7 @@ def test_the_example_draws_the_library_s_images(tmp_path: Path, monkeypatch: pyt
     assert np.abs(drawn.astype(int) - np.concatenate(list(expected), axis=1)).max() <= 1
 
 
+@pytest.mark.slow
 def test_what_stands_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
     run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--format", "torch")

@@ -29,6 +29,7 @@ print(min(faults() for _ in range(10)))  # the system may take idle pages away m
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
 def test_memory_is_taken_again_with_few_page_faults() -> None:
     faults = {}

@@ -213,6 +213,7 @@ def test_a_recipe_s_setting_reaches_no_other_recipe(done: Checkout) -> None:
     assert stale(done) == of("celeba", "train", "grid", "card")
 
 
+@pytest.mark.slow
 def test_a_changed_width_trains_again_and_prepares_nothing_again(done: Checkout) -> None:
     ran = stages_run(done.dvc("exp", "run", "--set-param", "train.channels=[8,24]", "train"))
     assert set(ran) == of_all("config", "train")
@@ -265,6 +266,7 @@ def test_a_new_recipe_runs_without_editing_a_file(done: Checkout) -> None:
     assert "mine" in done.dvc("metrics", "show")
 
 
+@pytest.mark.slow
 def test_a_default_that_a_recipe_overrides_leaves_it_alone(done: Checkout) -> None:
     done.params(recipes__celeba__train__lr=0.001)  # the default's value, so nothing changes yet
     done.params(train__lr=0.002)

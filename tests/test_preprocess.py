@@ -245,6 +245,7 @@ def peak_memory(folder: Path, count: int) -> tuple[int, int]:
     return parent, worker
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """What grows is the archive's directory, in each process: 0.6 kB an image. The pixels are 12 kB an image."""
     few, many = (np.array(peak_memory(tmp_path, count)) for count in (600, 6600))

@@ -273,6 +273,7 @@ def test_a_drawing_ends_with_its_picture(checkout: Checkout, unseen: Checkout) -
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_preview_takes_no_room_that_the_training_needs(checkout: Checkout, unseen: Checkout) -> None:
     """The disk has a kilobyte left, but for what the training itself needs."""
     window = checkout.path / "stages/window.py"
@@ -287,6 +288,7 @@ def test_a_preview_takes_no_room_that_the_training_needs(checkout: Checkout, uns
     assert_bit_equal(checkout, unseen)
 
 
+@pytest.mark.slow
 def test_a_missing_tensorboard_is_said_before_anything_starts(checkout: Checkout, tmp_path: Path) -> None:
     (tmp_path / "hidden/tensorboard").mkdir(parents=True)
     (tmp_path / "hidden/tensorboard/__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'tensorboard'\")\n")

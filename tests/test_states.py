@@ -505,7 +505,7 @@ print("restored", state.step)
 """
 
 
-@pytest.mark.parametrize("room", [0, 15_000_000])
+@pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 15_000_000])
 def test_too_little_memory_changes_nothing_on_disk(tmp_path: Path, room: int) -> None:
     """With a real limit: torch says RuntimeError, not MemoryError, where a file of 11 MB cannot be mapped or read."""
     config = train_config(channels=[64, 128])
