@@ -29,6 +29,7 @@ from ddpm.machine.memory import keep_freed_memory
 from ddpm.machine.precision import configure, memory_format
 from ddpm.recipe import Recipe, resolve
 from stages import SCALES, WORK, load_params
+from tools import positive
 
 Work = Callable[[], object]
 # A turn ends with a wait for the GPU, as a training or a chain of operations does not after each of its steps.
@@ -187,13 +188,6 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="of ours (default: the recipe's)")
     parser.add_argument("--json", type=Path, help="where to write the results (default: below work/benchmarks)")
     return parser
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: accepted: 1 or more")
-    return value
 
 
 def chosen(args: argparse.Namespace) -> Iterator[tuple[str, str, Recipe]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import machine, positive
+from benchmarks.common import machine
 from benchmarks.quality import CPU, Measures, kept
 from benchmarks.report import aligned
 from ddpm.base.faults import faults_reported
@@ -28,6 +28,7 @@ from ddpm.sampling import Model, load
 from ddpm.sampling.settings import sampler_of
 from stages import SCALES, WORK, Paths
 from stages.packed import training_images
+from tools import positive
 
 SEED = 0
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.common import positive
 from benchmarks.report import aligned
 from ddpm.base.faults import faults_reported
 from ddpm.base.progress import progress_bar
@@ -28,6 +27,7 @@ from ddpm.sampling.samplers import ddpm
 from ddpm.sampling.settings import sampler_of
 from stages import SCALES, Paths
 from stages.packed import heldout_images
+from tools import positive
 
 RIM = 3  # pixels
 

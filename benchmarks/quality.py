@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import machine, positive
+from benchmarks.common import machine
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet
 from benchmarks.report import aligned
 from benchmarks.training import diffusers_training, lucidrains_training
@@ -55,6 +55,7 @@ from ddpm.training.loop import new_state, train
 from ddpm.training.settings import TrainConfig
 from stages import SCALES, WORK, Paths, load_params, load_yaml
 from stages.packed import heldout_images, training_images
+from tools import positive
 
 CPU = torch.device("cpu")
 TIMED, WARM = 12, 3  # steps that settle how many fit into the minutes, and those before them

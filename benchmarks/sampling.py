@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.common import Contender, Work, benchmark, measure, options, paired_ratio, positive, total_flops
+from benchmarks.common import Contender, Work, benchmark, measure, options, paired_ratio, total_flops
 from benchmarks.networks import diffusers_unet, installed, lucidrains_unet, tuned
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.machine.compilation import sampling_repays
@@ -38,6 +38,7 @@ from ddpm.sampling.grid import timestep_grid
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import ddim, ddpm
 from ddpm.training.settings import TrainConfig
+from tools import positive
 
 CPU_BATCH_SIZE = 64
 STEPS = {"cpu": 5, "cuda": 50}

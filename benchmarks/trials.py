@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import machine, positive
+from benchmarks.common import machine
 from benchmarks.quality import CPU, Measures, done, kept, ours, unconditional
 from benchmarks.report import aligned
 from ddpm.base.faults import faults_reported
@@ -25,6 +25,7 @@ from ddpm.machine.memory import keep_freed_memory
 from ddpm.machine.precision import resolve_precision
 from stages import SCALES, WORK, Paths
 from stages.packed import training_images
+from tools import positive
 
 COLUMNS = ("trial", "what differs", "seeds", "core minutes", "drawn", "by", "KID x 1000", "of base", "Frechet", "coverage")
 BASE = "base"  # the name of the row that the others of its recipe and images seen are compared with
