@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.model.settings import norm_groups
-from ddpm.model.unet import LayerNorm, ResidualBlock, SelfAttention, Style, UNet, build_network, doubled, timestep_embedding
+from ddpm.model.unet import (
+    BilinearDoubling,
+    LayerNorm,
+    ResidualBlock,
+    SelfAttention,
+    Style,
+    UNet,
+    build_network,
+    doubled,
+    timestep_embedding,
+)
 from ddpm.recipe import resolve
 from ddpm.training.settings import TrainConfig
 from stages import load_params
@@ -349,15 +360,18 @@ def test_norm_groups() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 7, 5), (1, 1, 1, 4), (1, 2, 1, 1)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_doubling_in_slices_is_bilinear_interpolation(shape: tuple[int, ...], order: torch.memory_format) -> None:
-    """What runs on a GPU, with its gradient; in bf16 it stays in bf16."""
+@pytest.mark.parametrize("double", [BilinearDoubling(), lambda x: doubled(doubled(x, 2), 3)], ids=["products", "slices"])
+def test_doubling_is_bilinear_interpolation(
+    double: Callable[[Tensor], Tensor], shape: tuple[int, ...], order: torch.memory_format
+) -> None:
+    """In products on a CPU, in slices on a GPU, each with its gradient; in bf16 it stays in bf16."""
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=order)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    out = doubled(doubled(ours, 2), 3)
+    out = double(ours)
     expected = F.interpolate(theirs, scale_factor=2, mode="bilinear")
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-15)
     weight = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for result in (out, expected):
         (result * weight).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=4e-15)
-    assert doubled(x.bfloat16(), 2).dtype == torch.bfloat16
+    assert double(x.bfloat16()).dtype == torch.bfloat16

