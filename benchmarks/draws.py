@@ -3,7 +3,8 @@
 `python -m benchmarks.draws cifar10 "unipc 10" "ddpm 20" --autoguidance 1 1.5` draws from small's `cifar10` by each sampler
 with each scale, and measures the images beside its training images. Besides distances it says how far the values spread and
 how much neighbouring pixels differ, as parts of what the training images do: flat, blurred or noisy images show there.
-Autoguidance is by the weights of the last kept step before the end. A way that the json has already is not drawn again.
+Autoguidance is by the weights of the last kept step before. `--step` draws from the average of an earlier kept step, to show
+what more training buys. A way that the json has already is not drawn again.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import torch
 from benchmarks.common import machine
 from benchmarks.quality import CPU, Measures, kept
 from benchmarks.report import aligned
-from ddpm.base.faults import faults_reported
+from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import write_json
+from ddpm.base.hashes import sha256_of
 from ddpm.evaluation.yardstick import CLASSES, measured, yardstick_sha256
 from ddpm.machine.memory import keep_freed_memory
 from ddpm.sampling import Model, load
 from ddpm.sampling.settings import sampler_of
-from stages import SCALES, WORK, Paths
+from stages import SCALES, WORK, Paths, shown
 from stages.packed import training_images
 from tools import positive
 
@@ -64,23 +66,43 @@ def way(
     return row | {"calls": sampler.num_steps * passes}
 
 
+def weights(paths: Paths, step: int | None, autoguidance: float) -> tuple[Path, Path | None]:
+    """The averaged weights of a kept step, None: the last, and those that guide them, of the kept step before.
+
+    None where `autoguidance` is 1. Raises Fault.
+    """
+    files = {int(raw.stem.removeprefix("raw-")): average for raw, average in paths.averages().items()}
+    chosen = max(files) if step is None else step
+    if chosen not in files:
+        raise Fault(f"--step {step}: {shown(paths.models)} has no average of it; accepted: {', '.join(map(str, files))}")
+    if autoguidance == 1:
+        return files[chosen], None
+    if chosen == max(files):
+        return files[chosen], paths.guide(autoguidance)
+    if not (earlier := [kept for kept in files if kept < chosen]):
+        raise Fault(f"--autoguidance {autoguidance:g} --step {step}: no average of an earlier step; accepted: 1")
+    return files[chosen], files[max(earlier)]
+
+
 def text(result: dict[str, Any]) -> str:
     """The result in Markdown that can be read as it stands: a table a checkpoint, the smallest KID first."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for key, row in result["rows"].items():
-        groups.setdefault("/".join(key.split("/")[:2]), []).append(row)
+        scale, recipe, digest = key.split("/")[:3]
+        groups.setdefault(f"{scale}/{recipe}, step {row['step']:,} (weights {digest})", []).append(row)
     parts = []
     for name, found in groups.items():
         conditional = any("accuracy" in row for row in found)
         header = ["by", *(["guidance"] if conditional else []), "autoguidance", "calls", "images", "KID x 1000", "Frechet"]
         rows = [[*header, "coverage", *(["accuracy"] if conditional else []), "spread", "roughness"]]
         for row in sorted(found, key=lambda row: row["kid"]):
-            cells = [row["sampler"], *([f"{row['guidance']:g}"] if conditional else []), f"{row['autoguidance']:g}"]
+            by = row["sampler"] + ("" if row["precision"] == "fp32" else f", {row['precision']}")
+            cells = [by, *([f"{row['guidance']:g}"] if conditional else []), f"{row['autoguidance']:g}"]
             cells += [str(row["calls"]), f"{row['drawn']:,}", f"{1e3 * row['kid']:,.0f} ± {1e3 * row['kid_se']:,.0f}"]
             cells += [f"{row['fd']:.2f}", f"{row['coverage']:.2f}"]
             cells += [f"{row['accuracy']:.0%}" if "accuracy" in row else ""] if conditional else []
             rows.append([*cells, f"{row['spread']:.2f}", f"{row['roughness']:.2f}"])
-        parts.append(f"#### {name}, step {found[0]['step']:,}\n\n{aligned(rows)}")
+        parts.append(f"#### {name}\n\n{aligned(rows)}")
     return "\n\n".join([*parts, f"Yardstick {result['yardstick_sha256'][:12]}."])
 
 
@@ -91,16 +113,16 @@ def main(args: argparse.Namespace) -> None:
     result = kept(path, "draws")
     result |= {"command": "python -m benchmarks.draws RECIPE SAMPLER ... --guidance ... --autoguidance ..."}
     result |= {"machine": machine(CPU), "yardstick_sha256": yardstick_sha256()}
-    worse = max(args.autoguidance)
-    model = load(paths.ema, "cpu", "fp32", paths.guide(worse))
+    chosen, guide = weights(paths, args.step, max(args.autoguidance))
+    model, digest = load(chosen, "cpu", args.precision, guide), sha256_of(chosen)[:12]
     images = np.array(training_images(paths)[0])
     measure = Measures(images)
     scales = args.guidance if model.classes else [1.0]
     for choice, guidance, autoguidance in itertools.product(args.samplers, scales, args.autoguidance):
-        key = f"{args.scale}/{args.recipe}/{choice}/{guidance:g}/{autoguidance:g}/{args.images}"
+        key = f"{args.scale}/{args.recipe}/{digest}/{choice}/{guidance:g}/{autoguidance:g}/{args.images}/{args.precision}"
         if key not in result["rows"]:
             row = way(model, choice, guidance, autoguidance, args.images, images, measure)
-            result["rows"][key] = {"step": model.step, **row}
+            result["rows"][key] = {"step": model.step, "precision": args.precision, **row}
             write_json(path, result)
     print(f"\n{text(result)}\n\nwrote {shlex.quote(str(path))}")
 
@@ -112,6 +134,8 @@ if __name__ == "__main__":
     parser.add_argument("--scale", choices=SCALES, default="small", help="default: small")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0], help="of a conditional recipe (default: 1 2)")
     parser.add_argument("--autoguidance", type=float, nargs="+", default=[1.0], help="1 = none (default)")
+    parser.add_argument("--step", type=positive, help="a kept step (default: the last)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     parser.add_argument("--images", type=positive, default=1000, help="drawn each way (default: 1000)")
     parser.add_argument("--json", type=Path, help="where results are kept (default: work/benchmarks/draws.json)")
     with faults_reported():

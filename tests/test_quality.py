@@ -16,6 +16,7 @@ import stages
 from benchmarks import busy, draws, quality, report, trials
 from benchmarks.networks import installed
 from ddpm.base.faults import Fault
+from ddpm.base.hashes import sha256_of
 from ddpm.recipe import Recipe, resolve
 from stages import load_params
 from tiny import random_images, train_config, write_weights
@@ -157,21 +158,27 @@ def test_ways_to_draw_are_kept_and_compared(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(draws, "training_images", lambda paths: (images, {}))
     folder, threads = tmp_path / "models/demo/cifar10", torch.get_num_threads()
     folder.mkdir(parents=True)
-    for name, seed in (("ema", 0), ("raw-000007", 0), ("raw-000003", 1)):
+    for name, seed in (("ema", 0), ("raw-000007", 0), ("raw-000003", 1), ("ema-000003", 2)):
         write_weights(folder / f"{name}.safetensors", seed, 32)
-    common = {"scale": "demo", "recipe": "cifar10", "guidance": [1.0, 2.0], "images": 30, "json": tmp_path / "draws.json"}
+    common = {"scale": "demo", "recipe": "cifar10", "step": None, "precision": "fp32", "guidance": [1.0, 2.0], "images": 30}
+    common |= {"json": tmp_path / "draws.json"}
     draws.main(argparse.Namespace(samplers=["ddim 2"], autoguidance=[1.0, 3.0], **common))
     draws.main(argparse.Namespace(samplers=["ddim 2", "ddpm 3"], autoguidance=[1.0], **common))
+    draws.main(argparse.Namespace(samplers=["ddim 2"], autoguidance=[1.0], **common | {"step": 3}))
     torch.set_num_threads(threads)
     rows = json.loads((tmp_path / "draws.json").read_text())["rows"]
-    ways = ["ddim 2/1/1", "ddim 2/1/3", "ddpm 3/1/1"]  # classes it has none, so there is nothing to guide by
-    assert list(rows) == [f"demo/cifar10/{way}/30" for way in ways]
-    plain, guided, _ = rows.values()
-    assert [row["calls"] for row in rows.values()] == [2, 4, 3]
-    assert plain["kid"] != guided["kid"]
+    last, kept = (sha256_of(folder / f"{name}.safetensors")[:12] for name in ("ema", "ema-000003"))
+    ways = [f"{last}/ddim 2/1/1", f"{last}/ddim 2/1/3", f"{last}/ddpm 3/1/1"]  # it has no classes to guide by
+    assert list(rows) == [f"demo/cifar10/{way}/30/fp32" for way in [*ways, f"{kept}/ddim 2/1/1"]]
+    plain, guided, _, earlier = rows.values()
+    assert [row["calls"] for row in rows.values()] == [2, 4, 3, 2]
+    assert len({row["kid"] for row in (plain, guided, earlier)}) == 3
+    for step, autoguidance, accepted in ((4, 1.0, "accepted: 3, 7"), (3, 2.0, "accepted: 1")):
+        with pytest.raises(Fault, match=accepted):
+            draws.main(argparse.Namespace(samplers=["ddim 2"], autoguidance=[autoguidance], **common | {"step": step}))
     flat = np.full_like(images, 9)
     assert (draws.spread(flat), draws.roughness(flat)) == (0, 0)
     assert draws.roughness(np.tile(np.array([0, 255], np.uint8)[:, None], (2, 4, 4, 3))) == 255
     table = draws.text(json.loads((tmp_path / "draws.json").read_text()))
     assert table in capsys.readouterr().out
-    assert table.count("| 30 ") == 3
+    assert table.count("| 30 ") == 4
