@@ -1,5 +1,6 @@
-"""What ours was chosen from: a bare training step of our network in each memory order, eager and compiled, and with a matrix
-product for each block's time shift instead of one for all. The first row is what ships where nothing is compiled.
+"""What ours was chosen from: a bare training step of our network in each memory order, eager and compiled, with a matrix
+product for each block's time shift instead of one for all, and upsampled by F.interpolate. The first row is what ships where
+nothing is compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from benchmarks.common import Contender, Work, benchmark, measure, options, tota
 from benchmarks.training import CPU_BATCH_SIZE, PASSES
 from ddpm.base.faults import faults_reported
 from ddpm.machine.precision import autocast, memory_format, resolve_precision
-from ddpm.model.unet import UNet, build_network, timestep_embedding
+from ddpm.model.unet import BilinearDoubling, UNet, build_network, timestep_embedding
 from ddpm.recipe import Recipe
 from ddpm.training.settings import TrainConfig
 
@@ -27,6 +28,26 @@ class OneByOne(UNet):
     def shifts(self, t: Tensor, context: Tensor | None = None) -> Iterator[Tensor | None]:
         emb = self.time(timestep_embedding(t, self.time_emb_dim))
         return iter([None if block.time is None else block.time(emb)[:, :, None, None] for block in self._in_order])
+
+
+class Interpolated(BilinearDoubling):
+    """Upsampling by F.interpolate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+def with_shift_products(network: UNet) -> None:
+    network.__class__ = OneByOne
+
+
+def with_interpolate(network: UNet) -> None:
+    for module in network.modules():
+        if isinstance(module, BilinearDoubling):
+            module.__class__ = Interpolated
+
+
+OTHERS = {"": lambda network: None, ", a product a block": with_shift_products, ", F.interpolate": with_interpolate}
 
 
 def step(network: nn.Module, function: Any, config: TrainConfig, x_t: Tensor) -> Work:
@@ -55,16 +76,14 @@ def run(recipe: Recipe, device: torch.device, batch_size: int | None, rounds: in
     shipped = memory_format(device)
     (other,) = set(names) - {shipped}
     found = []
-    for order, compiled, one_by_one in [
-        (shipped, False, False), (other, False, False), (shipped, True, False), (other, True, False), (shipped, False, True),
-    ]:  # fmt: skip
+    plain = [(order, compiled, "") for compiled in (False, True) for order in (shipped, other)]
+    for order, compiled, change in [*plain, *((shipped, False, change) for change in OTHERS if change)]:
         network = build_network(config, config.seed).to(device).to(memory_format=order)
-        if one_by_one:
-            network.__class__ = OneByOne
+        OTHERS[change](network)
         x_t = torch.randn(batch_size, 3, size, size, device=device).to(memory_format=order)
         flops = total_flops(network, (3, size, size))
         work = step(network, torch.compile(network) if compiled else network, config, x_t)
-        name = f"{names[order]}, {'compiled' if compiled else 'eager'}{', a product a block' if one_by_one else ''}"
+        name = f"{names[order]}, {'compiled' if compiled else 'eager'}{change}"
         parameters = sum(parameter.numel() for parameter in network.parameters())
         found.append(Contender(name, work, 1, batch_size, precision, parameters, flops))
     measured = measure(found, PASSES, rounds, device, warmup=2)

@@ -238,11 +238,12 @@ def test_the_page_shows_the_results_that_are_kept() -> None:
     assert report.rewritten(page, report.FOLDER / "results") == page, "stale: run `python -m benchmarks.report`"
 
 
-def test_a_product_for_each_block_computes_the_same() -> None:
+@pytest.mark.parametrize("change", choices.OTHERS)
+def test_another_way_computes_the_same(change: str) -> None:
     network = randomised(build_network(train_config()))
     x_t, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 70])
     expected = network(x_t, t)
-    network.__class__ = choices.OneByOne
+    choices.OTHERS[change](network)
     torch.testing.assert_close(network(x_t, t), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -257,6 +258,7 @@ def test_every_choice_is_measured() -> None:
         "contiguous, compiled",
         "channels_last, compiled",
         "contiguous, eager, a product a block",
+        "contiguous, eager, F.interpolate",
     ]
     assert all(row["images_per_second"] > 0 for row in run["rows"])
 
