@@ -238,7 +238,7 @@ def test_settings_that_differ_from_the_scale_s_defaults_are_marked(project) -> N
     table = rows(section(text_of(project("small", "celeba")), "Settings"))
     assert table["`channels`"] == ["**[32, 64, 96, 112]**", "[32, 96, 128]"]
     assert table["`attention`"] == ["**[4]**", "[3]"]
-    assert table["`steps`"] == ["**3000**", "6000"]
+    assert table["`steps`"] == ["**3000**", "8000"]
     assert table["`lr`"] == ["0.001", ""]
     assert table["`flip`"] == ["true", ""]
     assert "`norm`" not in table, "not of interest where it is the default"
