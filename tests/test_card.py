@@ -245,7 +245,7 @@ def test_settings_that_differ_from_the_scale_s_defaults_are_marked(project) -> N
     assert "`checkpoints`" not in table, "changes no weight"
     garments = rows(section(text_of(project("small", "fashion_mnist")), "Settings"))
     assert garments["`norm`"] == ["**batch**", "group"]
-    assert garments["`steps`"] == ["**160 epochs**", "6000"]
+    assert garments["`steps`"] == ["**160 epochs**", "8000"]
 
 
 @pytest.mark.parametrize("scale", SCALES)
