@@ -60,6 +60,12 @@ TINY_FIGURES = {
 TINY_EVALUATION = {"sampler": "unipc 2", "images": 20, "batch_size": 8, "bound_images": 4}
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_in_any_order() -> None:
+    """What a test draws at random must not depend on which tests ran before it in its process."""
+    torch.manual_seed(0)
+
+
 def clean_environment(home: Path) -> dict[str, str]:
     """This process's environment without what would lead DVC, git or a stage out of the temporary folder."""
     dropped = ("DVC_", "GIT_", "DATA_HOME", "FRESH")
