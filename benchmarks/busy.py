@@ -1,8 +1,8 @@
 """Training and sampling beside another busy process: what is left of their speed, by how OpenMP's threads wait.
 
 Two threads that spin while they wait for each other take the processor from one another as soon as something else runs.
-Every contender is a process of its own, for OpenMP reads how to wait when it loads; they take turns, on the quiet machine
-and beside a process that loops in one thread.
+ddpm looks for that when it starts, and lets them sleep then. Every contender is a process of its own, for OpenMP reads how to
+wait when it loads; one is started on the quiet machine, another beside a process that loops in one thread. They take turns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from ddpm.base.files import write_json
 from ddpm.base.progress import progress_bar
 from stages import ROOT, WORK, load_params
 
-# ddpm lets threads sleep; a number of turns to spin before that overrules it, here libgomp's own where nothing is said.
-POLICIES = {"asleep": {}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
+# What the environment says comes before ddpm's choice; the number of turns is libgomp's own where nothing is said.
+POLICIES = {"asleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spinning": {"GOMP_SPINCOUNT": "300000"}, "as ddpm chooses": {}}
+MACHINES = ("quiet", "busy")
 SECONDS = 4.0  # a turn, or one step where that takes longer
 WORKS = {"training": "steps/s, demo/cifar10", "sampling": "image steps/s, small's network of CelebA"}
 
@@ -39,10 +40,10 @@ class Contender(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, waiting {self.waiting}"
+        return "1 thread" if self.threads == 1 else f"{self.threads} threads, {self.waiting}"
 
 
-CONTENDERS = [Contender(2, "asleep"), Contender(2, "spinning"), Contender(1, "asleep")]
+CONTENDERS = [*(Contender(2, waiting) for waiting in POLICIES), Contender(1, "as ddpm chooses")]
 
 
 def training() -> Callable[[], int]:
@@ -100,7 +101,9 @@ def serve(work: str, threads: int) -> None:
 
 
 def start(work: str, contender: Contender) -> subprocess.Popen[str]:
-    environment = os.environ | POLICIES[contender.waiting]
+    told = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    environment |= {"OMP_NUM_THREADS": str(contender.threads)} | POLICIES[contender.waiting]
     command = [sys.executable, "-m", "benchmarks.busy", "--serve", work, str(contender.threads)]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -119,18 +122,22 @@ def rate(process: subprocess.Popen[str], seconds: float) -> float:
 def measure(rounds: int, seconds: float = SECONDS) -> dict[str, Any]:
     """The rates of each contender in each round, quiet and beside a busy process."""
     rates: dict[str, dict[str, dict[str, list[float]]]] = {
-        work: {contender.name: {"quiet": [], "busy": []} for contender in CONTENDERS} for work in WORKS
+        work: {contender.name: {machine: [] for machine in MACHINES} for contender in CONTENDERS} for work in WORKS
     }
-    processes = {key: start(*key) for key in itertools.product(WORKS, CONTENDERS)}
+    processes: dict[str, dict[tuple[str, Contender], subprocess.Popen[str]]] = {machine: {} for machine in MACHINES}
     try:
-        with progress_bar(total=2 * rounds * len(processes), unit="turn") as bar:
-            for _, machine in itertools.product(range(rounds), ("quiet", "busy")):
+        for machine, started in processes.items():
+            with Busy(machine == "busy"):
+                for key in itertools.product(WORKS, CONTENDERS):
+                    started[key] = start(*key)
+        with progress_bar(total=rounds * sum(map(len, processes.values())), unit="turn") as bar:
+            for _, (machine, started) in itertools.product(range(rounds), processes.items()):
                 with Busy(machine == "busy"):
-                    for (work, contender), process in processes.items():
+                    for (work, contender), process in started.items():
                         rates[work][contender.name][machine].append(rate(process, seconds))
                         bar.update()
     finally:
-        for process in processes.values():
+        for process in itertools.chain(*(started.values() for started in processes.values())):
             process.kill()
             process.wait()
     return {"seconds": seconds, "rates": rates}
@@ -152,14 +159,14 @@ class Busy:
 
 
 def text(result: dict[str, Any]) -> str:
-    """The result in Markdown that can be read as it stands: medians, and the part of its own quiet rate that is left."""
+    """The result in Markdown that can be read as it stands: medians, and their part of the fastest on the quiet machine."""
     parts = []
     for work, contenders in result["rates"].items():
-        rows = [[WORKS[work], "quiet", "beside a busy process", "left"]]
-        for name, rates in contenders.items():
-            quiet, busy = (statistics.median(rates[machine]) for machine in ("quiet", "busy"))
-            left = statistics.median(b / q for q, b in zip(rates["quiet"], rates["busy"], strict=True))
-            rows.append([name, f"{quiet:.3g}", f"{busy:.3g}", f"{left:.0%}"])
+        medians = {name: [statistics.median(rates[machine]) for machine in MACHINES] for name, rates in contenders.items()}
+        fastest = max(quiet for quiet, _ in medians.values())
+        rows = [[WORKS[work], "quiet", "of the fastest", "beside a busy process", "of the fastest"]]
+        for name, rates in medians.items():
+            rows.append([name, *itertools.chain(*((f"{rate:.3g}", f"{rate / fastest:.0%}") for rate in rates))])
         parts.append(aligned(rows))
     return "\n\n".join(parts)
 

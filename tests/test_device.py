@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import torch
 
 from conftest import ROOT
 from ddpm.base.faults import Fault
+from ddpm.base.parallel import cpu_count
 from ddpm.machine.device import device_name, measure_seconds, pick_device
 
 
@@ -32,13 +34,58 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         pick_device("cuda:99")
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_wait_asleep_unless_the_user_says_otherwise(given: dict[str, str], policy: str) -> None:
-    """As OpenMP shows it, which reads the policy when torch loads."""
-    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_DISPLAY_ENV": "TRUE"} | given
-    command = [sys.executable, "-c", "import ddpm, torch"]
+SPINS, SLEEPS = "300000", "0"  # turns that a thread of libgomp spins before it sleeps: its own default, and none
+
+
+def turns(given: dict[str, str], before: str = "") -> str:
+    """How long OpenMP's threads spin once ddpm and torch are loaded, as OpenMP shows it, which settles it when torch loads."""
+    env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_DISPLAY_ENV": "VERBOSE"} | given
+    command = [sys.executable, "-c", f"{before}\nimport ddpm, torch"]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr
-    assert f"OMP_WAIT_POLICY = '{policy}'" in shown
+    found = re.search(r"GOMP_SPINCOUNT = '(\d+)'", shown)
+    assert found, shown
+    return found[1]
+
+
+def pretend(loadavg: str | None) -> str:
+    """Code for a process to see this as /proc/loadavg; None: there is no such file, as on other systems."""
+    there = f"io.StringIO({loadavg!r})" if loadavg is not None else "real('/proc/nothing')"
+    return (
+        "import builtins, io; real = open\n"
+        f"builtins.open = lambda path, *rest, **more: {there} if path == '/proc/loadavg' else real(path, *rest, **more)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "threads", "expected"),
+    [
+        ("0.00 0.00 0.00 1/85 7", "all", SPINS),  # this process runs, and nothing else
+        ("9.00 9.00 9.00 1/85 7", "all", SPINS),  # what ran a minute ago, a stage before this one say, is no reason
+        ("0.00 0.00 0.00 2/85 7", "all", SLEEPS),
+        ("0.00 0.00 0.00 2/85 7", "1", SPINS),  # one thread waits for none
+        (None, "all", SLEEPS),
+        ("nonsense", "all", SLEEPS),
+    ],
+)
+def test_threads_spin_only_where_each_has_a_core_to_itself(loadavg: str | None, threads: str, expected: str) -> None:
+    given = {} if threads == "all" else {"OMP_NUM_THREADS": threads}
+    assert turns(given, pretend(loadavg)) == expected
+
+
+def test_threads_sleep_beside_busy_processes() -> None:
+    """Real ones, one for each core."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cpu_count())]
+    try:
+        assert turns({"OMP_NUM_THREADS": str(max(2, cpu_count()))}) == SLEEPS
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "77"}])
+def test_how_the_user_lets_threads_wait_comes_first(given: dict[str, str]) -> None:
+    assert turns(given, pretend("9.00 9.00 9.00 9/85 7")) not in (SPINS, SLEEPS)
 
 
 def test_the_device_name_says_how_many_threads_work() -> None:

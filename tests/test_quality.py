@@ -117,10 +117,10 @@ def test_what_is_left_beside_a_busy_process() -> None:
     result = busy.measure(1, seconds=0.2)
     assert set(result["rates"]) == set(busy.WORKS)
     for contenders in result["rates"].values():
-        assert list(contenders) == ["2 threads, waiting asleep", "2 threads, waiting spinning", "1 thread, waiting asleep"]
+        assert list(contenders) == ["2 threads, asleep", "2 threads, spinning", "2 threads, as ddpm chooses", "1 thread"]
         for rates in contenders.values():
             assert all(len(values) == 1 and values[0] > 0 for values in rates.values())
-    assert busy.text(result).count("%") == 6
+    assert busy.text(result).count("%") == 16
 
 
 def test_trials_are_kept_and_compared_with_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

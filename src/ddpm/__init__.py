@@ -1,9 +1,39 @@
 """Diffusion models from scratch: rooms that import one way, each of one concern (README, "The tree")."""
 
 import os
-
-# How OpenMP's threads wait for each other, read when torch loads: asleep. Spinning, as they do by default, they take the
-# processor from the thread they wait for as soon as anything else runs (benchmarks/README.md, "A busy machine").
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import time
 
 __version__ = "0.2.0"
+
+
+def _others_running() -> int | None:
+    """Threads of other programs that run or wait for a core: the median of five looks in 40 ms; None where no Linux tells."""
+    seen = []
+    for look in range(5):
+        try:
+            with open("/proc/loadavg") as file:
+                seen.append(int(file.read().split()[3].partition("/")[0]) - 1)  # without this thread, which is running
+        except (OSError, ValueError, IndexError):
+            return None
+        time.sleep(0.01 if look < 4 else 0)
+    return sorted(seen)[2]
+
+
+def _let_threads_wait() -> None:
+    """Settle how OpenMP's threads wait for each other, which it reads when torch loads: asleep where they have to share cores.
+
+    Spinning, which is OpenMP's habit, is up to twice as fast while each thread has a core to itself. As soon as another program
+    wants one of the cores, threads that spin take it from the thread that they wait for: a hundredth to a tenth of the speed is
+    left (benchmarks/README.md, "A busy machine"). What the environment says comes first.
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    threads = int(wanted) if wanted.isdecimal() else cores
+    others = _others_running() if threads > 1 else 0
+    if others is None or others + threads > cores:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+_let_threads_wait()
