@@ -1,6 +1,6 @@
 """Time to quality: what the same minutes of one core make of the same images, in ours and in the libraries people use.
 
-  ours        the small scale's recipe, as shipped but for --settings; its samples by its own sampler and by UniPC
+  ours        the small scale's recipe, as shipped but for --settings and autoguidance; by its own sampler, DDPM and UniPC
   diffusers   UNet2DModel in the loop of its unconditional training example: epsilon, linear schedule; DDIM and DPM-Solver++
   lucidrains  denoising-diffusion-pytorch's Unet in the loop of its Trainer: v, sigmoid schedule; DDIM
 
@@ -110,7 +110,7 @@ def ours(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> Training:
             found.append(to_uint8(last.x_t))
         return np.concatenate(found)
 
-    choices = dict.fromkeys([recipe.evaluation.sampler, "unipc 10"])
+    choices = dict.fromkeys([recipe.evaluation.sampler, "ddpm 20", "unipc 10"])
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     return Training(
         lambda: next(steps_of), lambda: {c: functools.partial(draw, c) for c in choices}, config.batch_size, parameters
