@@ -430,8 +430,7 @@ def test_make_samples_draws_from_a_download_without_git(tmp_path: Path) -> None:
     for name in ("faces", "classes"):
         with Image.open(checkout.path / f"samples/{name}.png") as image:
             assert image.width > 700
-    listed = checkout.python("-m", "tools.sample", "--list")
-    assert re.search(r"^celeba --scale small +64 px, \d\.\d M parameters", listed, re.MULTILINE), listed
+    assert "celeba --scale small             64 px, 2.2 M parameters" in checkout.python("-m", "tools.sample", "--list")
 
     # What needs git says so, and has it as docs/sharing.md says.
     assert "Only supported for Git repositories" in checkout.dvc("exp", "run", "config@sprites", rc=None)

@@ -9,13 +9,13 @@ __version__ = "0.2.0"
 def _others_running() -> int | None:
     """Threads of other programs that run or wait for a core: the median of five looks in 40 ms; None where no Linux tells."""
     seen = []
-    for look in range(5):
+    for _ in range(5):
+        time.sleep(0.008)
         try:
             with open("/proc/loadavg") as file:
                 seen.append(int(file.read().split()[3].partition("/")[0]) - 1)  # without this thread, which is running
         except (OSError, ValueError, IndexError):
             return None
-        time.sleep(0.01 if look < 4 else 0)
     return sorted(seen)[2]
 
 
@@ -28,7 +28,9 @@ def _let_threads_wait() -> None:
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from ddpm.base.parallel import cpu_count  # here: where the environment says it, none of this is loaded
+
+    cores = cpu_count()
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     threads = int(wanted) if wanted.isdecimal() else cores
     others = _others_running() if threads > 1 else 0
