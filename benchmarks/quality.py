@@ -1,6 +1,6 @@
 """Time to quality: what the same minutes of one core make of the same images, in ours and in the libraries people use.
 
-  ours        the small scale's recipe, as shipped but for --settings and autoguidance; by its own sampler, DDPM and UniPC
+  ours        the small scale's recipe, as shipped but for --settings; by its sampler, its autoguidance, DDPM, UniPC
   diffusers   UNet2DModel in the loop of its unconditional training example: epsilon, linear schedule; DDIM and DPM-Solver++
   lucidrains  denoising-diffusion-pytorch's Unet in the loop of its Trainer: v, sigmoid schedule; DDIM
 
@@ -16,6 +16,7 @@ What is done is kept in the json: the same command continues after a stop, train
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import importlib
 import itertools
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.common import machine
@@ -47,7 +48,7 @@ from ddpm.machine.precision import autocast
 from ddpm.model.pixels import to_float, to_uint8
 from ddpm.model.schedule import schedule_of
 from ddpm.recipe import Recipe, resolve
-from ddpm.sampling.denoiser import Denoiser
+from ddpm.sampling.denoiser import Autoguided, Denoise, Denoiser
 from ddpm.sampling.fast import prepare
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.settings import sampler_of
@@ -60,6 +61,7 @@ from tools import positive
 CPU = torch.device("cpu")
 TIMED, WARM = 12, 3  # steps that settle how many fit into the minutes, and those before them
 DRAWN_AT_ONCE = 50
+GUIDE = 5  # ours keeps the average of a fifth of its steps, as small's recipes do, for autoguidance
 REFERENCE = 10_000  # training images, at most, that samples are compared with
 Draw = Callable[[int], np.ndarray]  # number of images -> uint8 (N, H, W, C)
 
@@ -98,23 +100,34 @@ def ours(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> Training:
     steps_of = train(state, torch.from_numpy(images), config)
     shape = (images.shape[-1], recipe.data.size, recipe.data.size)
 
-    @functools.cache  # it changes the network
-    def denoiser() -> Denoiser:
-        return Denoiser(prepare(state.ema.network, config.precision, CPU), schedule, config.prediction)
+    guides: list[nn.Module] = []
 
-    def draw(choice: str, count: int) -> np.ndarray:
+    def step() -> None:
+        if next(steps_of) == max(1, steps // GUIDE):
+            guides.append(copy.deepcopy(state.ema.network))
+
+    @functools.cache  # it changes the networks
+    def denoisers() -> list[Denoise]:
+        networks = [state.ema.network, *guides]
+        return [Denoiser(prepare(network, config.precision, CPU), schedule, config.prediction) for network in networks]
+
+    def draw(choice: str, autoguidance: float, count: int) -> np.ndarray:
+        denoiser, *guide = denoisers()
+        if autoguidance != 1:
+            denoiser = Autoguided(denoiser, guide[0], autoguidance)
         found = []
         for part in parts(count):
             noise = NoiseStreams(seed, part, shape)
-            *_, last = sampler_of(choice).run(denoiser(), schedule, noise.draw(), noise)
+            *_, last = sampler_of(choice).run(denoiser, schedule, noise.draw(), noise)
             found.append(to_uint8(last.x_t))
         return np.concatenate(found)
 
-    choices = dict.fromkeys([recipe.evaluation.sampler, "ddpm 20", "unipc 10"])
+    own, scale = recipe.evaluation.sampler, recipe.evaluation.autoguidance
+    samplers: dict[str, Draw] = {choice: functools.partial(draw, choice, 1.0) for choice in (own, "ddpm 20", "unipc 10")}
+    if scale != 1:
+        samplers[f"{own}, autoguidance {scale:g}"] = functools.partial(draw, own, scale)
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
-    return Training(
-        lambda: next(steps_of), lambda: {c: functools.partial(draw, c) for c in choices}, config.batch_size, parameters
-    )
+    return Training(step, lambda: samplers, config.batch_size, parameters)
 
 
 def diffusers(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> Training:

@@ -64,6 +64,8 @@ def main(args: argparse.Namespace) -> None:
     keep_freed_memory()
     path = args.json or WORK / "benchmarks" / "trials.json"
     result, recipe = kept(path, "trials"), unconditional(args.scale, args.recipe, args.settings)
+    # A guide of the same training would hide what the training is worth.
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"autoguidance": 1.0})})
     images = np.array(training_images(Paths(args.scale, args.recipe))[0])
     measure, differs = Measures(images), " ".join(args.settings)
     result |= {"command": "python -m benchmarks.trials NAME SETTING=VALUE ...", "machine": machine(CPU)}

@@ -54,6 +54,7 @@ MEASURES = (
     ("bits_per_dim", "bits per dimension", "lower", "a bound on how well it predicts held-out images; rewards unseen detail"),
     ("gap", "held-out minus training loss", "near 0", "by quarter of t, least noise first; above 0, training images are known"),
     ("near_copies", "near copies", "lower", "share of samples much nearer to one training image than to the next"),
+    ("copied", "copied", "near 0", "share of copies, by how often the nearest real image is a training image"),
     ("c_t", "C_T", "higher", f"below {COPYING:g}, samples lie nearer to training images than held-out images do"),
     ("accuracy", "accuracy", "higher", "share of samples in which the yardstick sees the class that was asked for"),
 )
@@ -336,6 +337,12 @@ def limits_of_samples(facts: Facts) -> Iterator[str]:
         yield f"**Variety is missing**: {reached}."
     if copies := list(signs_of_copies(m)):
         yield f"**It may know training images by heart**: {'; '.join(copies)}."
+    if typical(m):
+        yield (
+            f"**Typical images**: samples lie nearer to training images than held-out images do, C_T {number(m['c_t'])}, and "
+            f"just as near to held-out ones (copied: {number(m['copied'])} ± {number(m['copied_se'])}): not copies, as far as "
+            f"that tells, but more alike than real ones (density {number(m['density'])}, theirs {number(m['density_floor'])})."
+        )
     if "accuracy" in m and m["accuracy"] < RECOGNISED:
         chance = f"chance: {1 / len(facts.classes):.2g}"
         yield f"**Classes are mixed up**: the yardstick sees the asked one in a share of {number(m['accuracy'])} ({chance})."
@@ -349,12 +356,18 @@ def limits_of_samples(facts: Facts) -> Iterator[str]:
         yield f"**Flat**: the grid's values spread {number(contrast)} times as far as the training images'."
 
 
+def typical(m: dict[str, Any]) -> bool:
+    """Whether C_T is what it is because samples are more typical than real images, and not because they are copies."""
+    return m["c_t"] < COPYING and m["copied"] <= WIDE * m["copied_se"] and m["density"] > m["density_floor"]
+
+
 def signs_of_copies(m: dict[str, Any]) -> Iterator[str]:
     """Each number that held-out images would not give a model that has copied nothing."""
-    if m["c_t"] < COPYING:
-        typical = f"density {number(m['density'])}, of held-out images {number(m['density_floor'])}"
-        doubt = f", as it is too where samples are more typical than real images ({typical})"
-        yield f"C_T {number(m['c_t'])} is below {COPYING:g}{doubt if m['density'] > m['density_floor'] else ''}"
+    if m["copied"] > WIDE * m["copied_se"]:
+        nearest = "so many more have a training image for their nearest real image than by chance"
+        yield f"a share of {number(m['copied'])} ± {number(m['copied_se'])} would be copies, for {nearest}"
+    if m["c_t"] < COPYING and not typical(m):
+        yield f"C_T {number(m['c_t'])} is below {COPYING:g}"
     share, floor = m["near_copies"], m["near_copies_floor"]
     if share - floor > WIDE * ((share * (1 - share) + floor * (1 - floor)) / m["compared"]) ** 0.5:
         yield f"near copies are a share of {number(share)}, of held-out images {number(floor)}"

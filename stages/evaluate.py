@@ -19,7 +19,7 @@ from ddpm.base.parallel import in_processes
 from ddpm.base.progress import progress_bar
 from ddpm.base.seeds import derive_seed
 from ddpm.evaluation import inception
-from ddpm.evaluation.copies import Nearest, c_t, near_copies, nearest, nearest_distance
+from ddpm.evaluation.copies import Nearest, c_t, copied, near_copies, nearest, nearest_distance
 from ddpm.evaluation.distances import compare
 from ddpm.evaluation.likelihood import Terms, denoiser_of, image_terms, joined, summary
 from ddpm.evaluation.settings import EvaluationConfig
@@ -121,11 +121,15 @@ def main(paths: Paths) -> None:
 
     sought = min(COPIES, len(found.drawn), len(unknown.images))
     both = nearest(np.concatenate([found.drawn[:sought], unknown.images[:sought]]), training)
-    write_csv(paths.metrics / "nearest.csv", suspects(Nearest(*(values[:sought] for values in both))))
+    drawn = Nearest(*(values[:sought] for values in both))
+    write_csv(paths.metrics / "nearest.csv", suspects(drawn))
     ours, theirs = (near_copies(both.d1[part], both.d2[part]) for part in (slice(sought), slice(sought, None)))
+    share, share_se = copied(drawn, nearest(found.drawn[:sought], heldout), len(training), len(heldout))
     results = distances(found, config) | likelihood(found) | {
         "near_copies": round(ours, 4),
         "near_copies_floor": round(theirs, 4),
+        "copied": round(share, 4),
+        "copied_se": round(share_se, 4),
         "c_t": round(c_t(*(nearest_distance(each[:sought], found.training) for each in (found.generated, found.heldout))), 2),
     }  # fmt: skip
     if model.classes == CLASSES:

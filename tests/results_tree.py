@@ -35,6 +35,7 @@ QUALITY: dict[str, Any] = {
     "fd": 3.25, "fd_floor": 0.5, "kid": 0.0125, "kid_se": 0.002, "kid_floor": -0.0001, "density": 0.8, "density_floor": 1.0,
     "coverage": 0.6, "coverage_floor": 0.95, "compared": 20, "bits_per_dim": 4.125, "bits_per_dim_se": 0.05, "gap_q1": 0.001,
     "gap_q2": 0.0, "gap_q3": 0.0, "gap_q4": 0.0, "near_copies": 0.05, "near_copies_floor": 0.0, "c_t": -3.5, "samples": 20,
+    "copied": 0.25, "copied_se": 0.125,
     "sampler": "unipc 4", "yardstick_sha256": "3fa2" * 16,
 }  # fmt: skip
 

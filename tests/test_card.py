@@ -35,6 +35,7 @@ GOOD = {
     "density_floor": 1.002, "coverage": 0.957, "coverage_floor": 0.969, "bits_per_dim": 3.021, "bits_per_dim_se": 0.012,
     "gap_q1": 0.0021, "gap_q2": 0.0004, "gap_q3": -0.0001, "gap_q4": 0.00005, "gap_q1_se": 0.0013, "gap_q2_se": 0.0003,
     "gap_q3_se": 0.0002, "gap_q4_se": 0.0001, "near_copies": 0.001, "near_copies_floor": 0.001, "c_t": 0.4,
+    "copied": -0.004, "copied_se": 0.003,
     "samples": 5000, "compared": 5000, "sampler": "unipc 10",
     "autoguidance": 1.0, "guide": "", "yardstick_sha256": "abcdef0123456789" * 4,
 }  # fmt: skip
@@ -349,6 +350,21 @@ RULES: list[tuple[str, tuple[str, Changes], tuple[str, Changes]]] = [
         ("cifar10", {"evaluate": {"coverage": 0.78}}),
     ),
     ("C_T -3.1 is below -3", ("cifar10", {"evaluate": {"c_t": -3.1}}), ("cifar10", {"evaluate": {"c_t": -2.9}})),
+    (
+        "C_T -3.1 is below -3",  # more typical than real images, but copies too
+        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.007}}),
+        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.005}}),
+    ),
+    (
+        "C_T -3.1, and just as near to held-out ones (copied: 0.005 ± 0.003)",
+        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.005}}),
+        ("cifar10", {"evaluate": {"c_t": -3.1, "copied": 0.005}}),
+    ),
+    (
+        "a share of 0.007 ± 0.003 would be copies",
+        ("cifar10", {"evaluate": {"copied": 0.007}}),
+        ("cifar10", {"evaluate": {"copied": 0.006}}),
+    ),
     (
         "near copies are a share of 0.003, of held-out images 0.001",
         ("cifar10", {"evaluate": {"near_copies": 0.003}}),

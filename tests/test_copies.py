@@ -1,4 +1,4 @@
-"""Nearest training images against a plain search, planted copies, and the two numbers made of the distances."""
+"""Nearest training images against a plain search, planted copies, and the three numbers made of the distances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ddpm.evaluation.copies as module
-from ddpm.evaluation.copies import c_t, near_copies, nearest, nearest_distance
+from ddpm.evaluation.copies import Nearest, c_t, copied, near_copies, nearest, nearest_distance
 
 
 def images(count: int, seed: int, size: int = 8, channels: int = 3) -> np.ndarray:
@@ -194,3 +194,67 @@ def test_distances_of_features_are_those_one_by_one() -> None:
     expected = [min(float(np.linalg.norm(row - other)) for other in training) for row in features]
     assert nearest_distance(features, training) == pytest.approx(expected, abs=1e-7)
     assert nearest_distance(features, training)[3] < 1e-6
+
+
+def normal(count: int, seed: int, deviation: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, deviation, (count, 8))
+
+
+def copied_of(some: np.ndarray, training: np.ndarray, heldout: np.ndarray) -> tuple[float, float]:
+    """`copied` of points instead of images."""
+    found = []
+    for others in (training, heldout):
+        distances = np.sqrt(((some[:, None] - others) ** 2).sum(axis=2))
+        rank = np.sort(distances, axis=1)
+        found.append(Nearest(distances.argmin(axis=1), np.zeros(len(some), bool), rank[:, 0], rank[:, 1]))
+    return copied(*found, len(training), len(heldout))
+
+
+def test_copied_is_the_share_of_copies() -> None:
+    """Of 400 points a quarter are training points, exactly or nearly; the rest is of the same distribution."""
+    training, heldout = normal(2000, 0), normal(1000, 1)
+    for deviation in (0.0, 0.05):
+        copies = training[:100] + normal(100, 2, deviation)
+        share, error = copied_of(np.concatenate([copies, normal(300, 3)]), training, heldout)
+        assert share == pytest.approx(0.25, abs=2.5 * error)
+    independent = math.sqrt(2 / 400)  # p = 2/3, and p (1 - p) / n over (1 - p)^2
+    assert copied_of(training[:400], training, heldout) == pytest.approx((1, independent), rel=1e-12)
+    assert copied_of(heldout[:400], training, heldout) == pytest.approx((-2, independent), rel=1e-12)
+    twice = np.concatenate([heldout[:200], heldout[:200]])
+    assert copied_of(twice, training, heldout)[1] == pytest.approx(independent * math.sqrt(2), rel=1e-12)
+
+
+def test_copied_sees_planted_copies_of_images() -> None:
+    training, heldout, fresh = images(60, 0), images(40, 1), images(30, 2)
+    some = np.concatenate([noisy(training[:30, :, ::-1], 3), fresh])
+    share, error = copied(nearest(some, training), nearest(some, heldout), 60, 40)
+    assert share == pytest.approx(0.5, abs=2.5 * error)
+    assert share > 2 * error
+
+
+def test_copied_is_0_where_c_t_takes_typical_images_for_copies() -> None:
+    """Points nearer to the middle than real ones: near to training points, and as near to held-out ones."""
+    training, heldout, typical = normal(2000, 0), normal(1000, 1), normal(1000, 2, 0.5)
+    assert c_t(nearest_distance(typical, training), nearest_distance(heldout, training)) < -15
+    share, error = copied_of(typical, training, heldout)
+    assert abs(share) < 2 * error
+
+
+@pytest.mark.parametrize("deviation", [1.0, 0.3], ids=["as real ones", "typical"])
+def test_copied_without_copies_has_the_error_that_it_says(deviation: float) -> None:
+    """Other sets each time; typical points share their neighbours, and the error knows."""
+    scores = []
+    for seed in range(400):
+        share, error = copied_of(normal(60, 3 * seed, deviation), normal(200, 3 * seed + 1), normal(100, 3 * seed + 2))
+        scores.append(share / error)
+    assert abs(np.mean(scores)) < 4 / math.sqrt(400)
+    assert np.std(scores) == pytest.approx(1, abs=4 / math.sqrt(2 * 400))
+
+
+def test_copied_of_images_in_both_sets_is_even_and_of_none_is_refused() -> None:
+    some = images(20, 0)
+    both, few = nearest(some, some), nearest(some[:5], some)
+    assert copied(both, both, 20, 20)[0] == 0
+    for wrong in ((both, both, 0, 20), (both, both, 20, 0), (both, few, 20, 20)):
+        with pytest.raises(ValueError, match="accepted: at least one of each, and the same images for both"):
+            copied(*wrong)

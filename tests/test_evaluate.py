@@ -24,8 +24,8 @@ from stages.evaluate import Found, distances, likelihood, suspects
 MEASURES = {
     "fd", "fd_floor", "kid", "kid_se", "kid_floor", "density", "density_floor", "coverage", "coverage_floor",
     "bits_per_dim", "bits_per_dim_se", "gap_q1", "gap_q2", "gap_q3", "gap_q4", "gap_q1_se", "gap_q2_se", "gap_q3_se",
-    "gap_q4_se", "near_copies", "near_copies_floor", "c_t", "samples", "compared", "sampler", "autoguidance", "guide",
-    "yardstick_sha256",
+    "gap_q4_se", "near_copies", "near_copies_floor", "copied", "copied_se", "c_t", "samples", "compared", "sampler",
+    "autoguidance", "guide", "yardstick_sha256",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from tiny import random_images, train_config, write_weights
 def tiny_recipe() -> Recipe:
     recipe, _ = resolve(load_params("demo"), "celeba")
     data = recipe.data.model_copy(update={"size": 8})
-    evaluation = recipe.evaluation.model_copy(update={"sampler": "unipc 2"})
+    evaluation = recipe.evaluation.model_copy(update={"sampler": "unipc 2", "autoguidance": 2.0})
     return recipe.model_copy(update={"data": data, "evaluation": evaluation, "train": train_config(num_timesteps=100)})
 
 
@@ -70,6 +70,24 @@ def test_a_contender_learns_and_draws(name: str) -> None:
         assert drawn.dtype == np.uint8
         assert drawn.std() > 1, sampler
         assert np.array_equal(draw(6), drawn), "the seed decides"
+
+
+def test_ours_is_drawn_with_the_autoguidance_of_its_recipe_by_the_average_of_a_fifth_of_its_steps() -> None:
+    """Eleven steps: the guide is that of the second, so its denoiser is the one of a training that has just taken two."""
+    images, recipe = random_images(32).numpy(), tiny_recipe()
+    by_scale = {}
+    for scale in (1.0, 2.0, 0.0):  # 0 is the guide alone
+        evaluation = recipe.evaluation.model_copy(update={"autoguidance": scale})
+        training = quality.ours(recipe.model_copy(update={"evaluation": evaluation}), images, 11, 0)
+        for _ in range(11):
+            training.step()
+        assert len(training.samplers()) == 3 + (scale != 1)
+        by_scale[scale] = [draw(4) for draw in training.samplers().values()][-1 if scale != 1 else 0]
+    assert len({drawn.tobytes() for drawn in by_scale.values()}) == 3
+    early = quality.ours(recipe, images, 11, 0)
+    for _ in range(2):
+        early.step()
+    assert np.array_equal(early.samplers()["unipc 2"](4), by_scale[0.0])
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -130,6 +148,7 @@ def test_trials_are_kept_and_compared_with_the_base(tmp_path: Path, monkeypatch:
 
     def contender(recipe: Recipe, images: np.ndarray, steps: int, seed: int) -> quality.Training:
         lr = recipe.train.lr
+        assert recipe.evaluation.autoguidance == 1
         seen.append((lr, steps, seed))
         other = np.clip(images * (1 - 100 * lr), 0, 255).astype(np.uint8)  # the higher, the darker
         return spinning(0.001)._replace(samplers=lambda: {"one": lambda count: other[:count]})
@@ -137,6 +156,9 @@ def test_trials_are_kept_and_compared_with_the_base(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(trials, "ours", contender)
     path, threads = tmp_path / "trials.json", torch.get_num_threads()
     common = {"scale": "demo", "recipe": "cifar10", "seen": 44, "seeds": 2, "images": 40, "json": path}
+    params = load_params("demo")
+    params["evaluation"]["autoguidance"] = 2.0
+    monkeypatch.setattr(quality, "load_params", lambda scale: params)
     for name, settings in (("base", []), ("high", ["lr=5e-3"]), ("base", [])):
         trials.main(argparse.Namespace(name=name, settings=settings, **common))
     torch.set_num_threads(threads)

@@ -41,8 +41,9 @@ from tools.tables import aligned
 WORKSPACE = "workspace"  # DVC's word for the working tree
 BETTER = {
     "fd": "lower", "kid": "lower", "density": "higher", "coverage": "higher", "bits_per_dim": "lower", "near_copies": "lower",
-    "c_t": "higher", "accuracy": "higher", "fid": "lower", "inception_kid": "lower", "inception_score": "higher",
-    "precision": "higher", "recall": "higher", "loss": "lower", "seconds to train": "lower", "seconds to draw": "lower",
+    "copied": "lower", "c_t": "higher", "accuracy": "higher", "fid": "lower", "inception_kid": "lower",
+    "inception_score": "higher", "precision": "higher", "recall": "higher", "loss": "lower", "seconds to train": "lower",
+    "seconds to draw": "lower",
 }  # fmt: skip
 # Of evaluate.json: where they differ, so do the scales. (Its earlier versions knew no autoguidance.)
 ALIKE = ("yardstick_sha256", "samples", "compared", "sampler", "autoguidance")

@@ -23,7 +23,7 @@ README, PAGE = Path("README.md"), Path("docs/results.md")
 
 RECIPE = "recipe and its card"
 MEASURES = [RECIPE, "KID x 1000", "Frechet distance", "coverage", "bits/dim"]
-OTHERS = [RECIPE, "near copies", "C_T", "accuracy", "drawn"]
+OTHERS = [RECIPE, "near copies", "copied", "C_T", "accuracy", "drawn"]
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
@@ -67,6 +67,7 @@ def quality_row(scale: str, folder: Path, page: Path) -> Row:
         "coverage": f"{found['coverage']:.3f} ({found['coverage_floor']:.3f})",
         "bits/dim": f"{found['bits_per_dim']:.2f} ± {found['bits_per_dim_se']:.2f}",
         "near copies": f"{found['near_copies']:.1%} ({found['near_copies_floor']:.1%})",
+        "copied": f"{found['copied']:.1%} ± {found['copied_se']:.1%}" if "copied" in found else "",
         "C_T": f"{found['c_t']:+.1f}",
         "accuracy": f"{found['accuracy']:.1%}" if "accuracy" in found else "",
         "drawn": f"{found['samples']:,} by {found['sampler']}{autoguided(found.get('autoguidance', 1))}",
@@ -177,9 +178,10 @@ def in_full() -> list[str]:
         "## What the models are worth",
         *in_brief(PAGE),
         paragraph(
-            "C_T below -3: samples lie nearer to training images than held-out images do. They are copies, or only the "
-            "most typical images ([how to tell](experiments.md#how-to-read-them)). Accuracy, of conditional models, is better "
-            "the higher."
+            "Copied: the share of copies by how often the nearest real image is a training image, ± its standard error; about "
+            "0 without them. C_T below -3: samples lie nearer to training images than held-out images do. They are copies, or "
+            "only the most typical images ([how to tell](experiments.md#how-to-read-them)). Accuracy, of conditional models: "
+            "the higher, the better."
         ),
         quality_table(OTHERS, PAGE),
         "## How they were trained",
