@@ -358,12 +358,12 @@ def limits_of_samples(facts: Facts) -> Iterator[str]:
 
 def typical(m: dict[str, Any]) -> bool:
     """Whether C_T is what it is because samples are more typical than real images, and not because they are copies."""
-    return m["c_t"] < COPYING and m["copied"] <= WIDE * m["copied_se"] and m["density"] > m["density_floor"]
+    return m["c_t"] < COPYING and m["copied"] <= FAR * m["copied_se"] and m["density"] > m["density_floor"]
 
 
 def signs_of_copies(m: dict[str, Any]) -> Iterator[str]:
     """Each number that held-out images would not give a model that has copied nothing."""
-    if m["copied"] > WIDE * m["copied_se"]:
+    if m["copied"] > FAR * m["copied_se"]:
         nearest = "so many more have a training image for their nearest real image than by chance"
         yield f"a share of {number(m['copied'])} ± {number(m['copied_se'])} would be copies, for {nearest}"
     if m["c_t"] < COPYING and not typical(m):

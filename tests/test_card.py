@@ -352,18 +352,18 @@ RULES: list[tuple[str, tuple[str, Changes], tuple[str, Changes]]] = [
     ("C_T -3.1 is below -3", ("cifar10", {"evaluate": {"c_t": -3.1}}), ("cifar10", {"evaluate": {"c_t": -2.9}})),
     (
         "C_T -3.1 is below -3",  # more typical than real images, but copies too
-        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.007}}),
-        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.005}}),
+        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.01}}),
+        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.008}}),
     ),
     (
-        "C_T -3.1, and just as near to held-out ones (copied: 0.005 ± 0.003)",
-        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.005}}),
-        ("cifar10", {"evaluate": {"c_t": -3.1, "copied": 0.005}}),
+        "C_T -3.1, and just as near to held-out ones (copied: 0.008 ± 0.003)",
+        ("cifar10", {"evaluate": {"c_t": -3.1, "density": 1.2, "copied": 0.008}}),
+        ("cifar10", {"evaluate": {"c_t": -3.1, "copied": 0.008}}),
     ),
     (
-        "a share of 0.007 ± 0.003 would be copies",
-        ("cifar10", {"evaluate": {"copied": 0.007}}),
-        ("cifar10", {"evaluate": {"copied": 0.006}}),
+        "a share of 0.01 ± 0.003 would be copies",
+        ("cifar10", {"evaluate": {"copied": 0.01}}),
+        ("cifar10", {"evaluate": {"copied": 0.008}}),
     ),
     (
         "near copies are a share of 0.003, of held-out images 0.001",
