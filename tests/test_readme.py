@@ -32,18 +32,10 @@ def measure(root: Path, recipe: str, dataset: str, **quality: float) -> None:
     files = {"config/data.json": {"dataset": dataset}, "train.json": {}}
     if quality:
         floors = {"kid_floor": 0.001, "fd_floor": 1.25, "coverage_floor": 0.97, "near_copies_floor": 0.002}
-        measures = {
-            "kid_se": 0.0015,
-            "fd": 20.5,
-            "coverage": 0.5,
-            "bits_per_dim": 4.217,
-            "bits_per_dim_se": 0.031,
-            "c_t": 1.26,
-            "copied": 0.0125,
-            "copied_se": 0.0251,
-        }
-        drawn = {"near_copies": 0.01, "samples": 5000, "sampler": "unipc 10", "yardstick_sha256": "0123456789abcdef"}
-        files["evaluate.json"] = floors | measures | drawn | quality
+        measures = {"kid_se": 0.0015, "fd": 20.5, "coverage": 0.5, "bits_per_dim": 4.217, "bits_per_dim_se": 0.031, "c_t": 1.26}
+        copies = {"near_copies": 0.01, "copied": 0.0125, "copied_se": 0.0251}
+        drawn = {"samples": 5000, "sampler": "unipc 10", "yardstick_sha256": "0123456789abcdef"}
+        files["evaluate.json"] = floors | measures | copies | drawn | quality
     for name, values in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values))
@@ -77,14 +69,8 @@ def test_the_table_of_quality_is_sorted_by_kid_above_its_floor(monkeypatch: pyte
         [named, "20.00 ± 1.50 (1.00)", "20.50 (1.25)", "0.500 (0.970)", "4.22 ± 0.03"],
         ["small / unmeasured", "not measured", "", "", ""],
     ]
-    assert rows_of(quality_table(OTHERS, PAGE))[1] == [
-        named,
-        "1.0% (0.2%)",
-        "1.2% ± 2.5%",
-        "+1.3",
-        "45.6%",
-        "5,000 by unipc 10",
-    ]
+    cells = [named, "1.0% (0.2%)", "1.2% ± 2.5%", "+1.3", "45.6%", "5,000 by unipc 10"]
+    assert rows_of(quality_table(OTHERS, PAGE))[1] == cells
     assert yardsticks() == " Yardstick: `0123456789ab` (the beginning of its SHA-256)."
 
 
