@@ -30,7 +30,7 @@ from ddpm.sampling import load
 from stages import DATA_HOME, WORK, Paths, expanded, shown, stage
 from stages.packed import heldout_images, heldout_labels, training_images, training_labels
 
-COPIES = 1000  # images whose nearest training image is sought, at most
+COPIES = 1000  # samples that near_copies and c_t compare with as many held-out images, at most
 SUSPECTS = 16  # of them that nearest.csv lists
 BATCH = 250  # real images a task
 
@@ -119,15 +119,15 @@ def main(paths: Paths) -> None:
     cached = WORK / f"features-{facts['sha256'][:16]}-{yardstick_sha256()[:16]}.npy"
     found = work(paths, config, device, runtime.workers, training, known, unknown, cached, guide)
 
-    sought = min(COPIES, len(found.drawn), len(unknown.images))
-    both = nearest(np.concatenate([found.drawn[:sought], unknown.images[:sought]]), training)
-    drawn = Nearest(*(values[:sought] for values in both))
-    write_csv(paths.metrics / "nearest.csv", suspects(drawn))
-    ours, theirs = (near_copies(both.d1[part], both.d2[part]) for part in (slice(sought), slice(sought, None)))
-    share, share_se = copied(drawn, nearest(found.drawn[:sought], heldout), len(training), len(heldout))
+    drawn, sought = found.drawn, min(COPIES, len(found.drawn), len(unknown.images))
+    everyone = nearest(np.concatenate([drawn, unknown.images[:sought]]), training)
+    ours, floor = (Nearest(*(values[part] for values in everyone)) for part in (slice(len(drawn)), slice(len(drawn), None)))
+    first = Nearest(*(values[:sought] for values in ours))
+    write_csv(paths.metrics / "nearest.csv", suspects(first))
+    share, share_se = copied(ours, nearest(drawn, heldout), len(training), len(heldout))
     results = distances(found, config) | likelihood(found) | {
-        "near_copies": round(ours, 4),
-        "near_copies_floor": round(theirs, 4),
+        "near_copies": round(near_copies(first.d1, first.d2), 4),
+        "near_copies_floor": round(near_copies(floor.d1, floor.d2), 4),
         "copied": round(share, 4),
         "copied_se": round(share_se, 4),
         "c_t": round(c_t(*(nearest_distance(each[:sought], found.training) for each in (found.generated, found.heldout))), 2),

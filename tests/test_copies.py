@@ -113,11 +113,11 @@ def test_one_training_image_many_times_has_no_second() -> None:
 @pytest.mark.parametrize(
     ("some", "training", "message"),
     [
-        (images(2, 0), images(1, 1), "training are"),
+        (images(2, 0), images(1, 1), "real are"),
         (images(0, 0), images(9, 1), "images are"),
         (images(2, 0).astype(np.float32), images(9, 1), "images are float32"),
-        (images(2, 0), images(9, 1).astype(np.int64), "training are int64"),
-        (images(2, 0), images(9, 1, size=7), "training are"),
+        (images(2, 0), images(9, 1).astype(np.int64), "real are int64"),
+        (images(2, 0), images(9, 1, size=7), "real are"),
         (images(2, 0)[0], images(9, 1), "images are"),
     ],
 )

@@ -17,23 +17,23 @@ EXACT = 1024  # products of numbers up to 2^7 whose sum, at most 2^24, is exact 
 
 
 class Nearest(NamedTuple):
-    """For each of N images its nearest training image; distances are L2 over pixels of 0 to 255."""
+    """For each of N images its nearest among real ones; distances are L2 over pixels of 0 to 255."""
 
     indices: np.ndarray  # (N,) int64; of equally near ones the first
-    mirrored: np.ndarray  # (N,) bool: the mirror of that training image is nearer than itself
+    mirrored: np.ndarray  # (N,) bool: the mirror of that image is nearer than itself
     d1: np.ndarray  # (N,) float64: the distance to it
-    d2: np.ndarray  # (N,) float64: to the next training image; infinite if all are equally near
+    d2: np.ndarray  # (N,) float64: to the next one; infinite if all are equally near
 
 
-def nearest(images: np.ndarray, training: np.ndarray, flips: bool = True) -> Nearest:
-    """Search all of `training` (M, H, W, C) for the nearest of each of `images` (N, H, W, C), both uint8; a progress bar.
+def nearest(images: np.ndarray, real: np.ndarray, flips: bool = True) -> Nearest:
+    """Search all of `real` (M, H, W, C) for the nearest of each of `images` (N, H, W, C), both uint8; a progress bar.
 
-    `flips`: a training image and its left-right mirror count as one, at the smaller of their distances. So do training
-    images at exactly the same distance: they are duplicates, and d2 is meant to be of another image. Exact: all sums are
-    whole numbers. `training` may be a memory map, of which a block is read at a time. Raises ValueError for other shapes or
-    types, for no images and for fewer than two training images.
+    `flips`: a real image and its left-right mirror count as one, at the smaller of their distances. So do real images at
+    exactly the same distance: they are duplicates, and d2 is meant to be of another image. Exact: all sums are whole
+    numbers. `real` may be a memory map, of which a block is read at a time. Raises ValueError for other shapes or types,
+    for no images and for fewer than two real ones.
     """
-    for name, array, least in (("images", images, 1), ("training", training, 2)):
+    for name, array, least in (("images", images, 1), ("real", real, 2)):
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != images.shape[1:] or len(array) < least:
             accepted = f"at least {least} of uint8 (N, H, W, C), of one shape for both"
             raise ValueError(f"{name} are {array.dtype} {array.shape}; accepted: {accepted}")
@@ -42,9 +42,9 @@ def nearest(images: np.ndarray, training: np.ndarray, flips: bool = True) -> Nea
     indices, mirrored = np.zeros(count, np.int64), np.zeros(count, bool)
     first, second = np.full(count, np.inf), np.full(count, np.inf)  # squared
     step = max(1, TILE // len(queries))
-    with progress_bar(total=len(training), desc="nearest real images", unit=" images") as bar:
-        for start in range(0, len(training), step):
-            squared = _squared_distances(queries, _centred(training[start : start + step]))
+    with progress_bar(total=len(real), desc="nearest real images", unit=" images") as bar:
+        for start in range(0, len(real), step):
+            squared = _squared_distances(queries, _centred(real[start : start + step]))
             upright = squared[:count]
             squared = np.minimum(upright, squared[count:]) if flips else upright
             here = squared.argmin(axis=1)
