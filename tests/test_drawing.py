@@ -63,7 +63,7 @@ def unconditional(tmp_path: Path) -> Model:
 # --- Samplers by name ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "logsnr"])
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "logsnr", "karras"])
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_are_network_calls(method: str, spacing: str) -> None:
     """Heun takes two a step, but for the last and those that are too long for its correction: never more than asked."""

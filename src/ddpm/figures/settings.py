@@ -17,7 +17,7 @@ class Drawing(Strict):
     """How all figures draw."""
 
     sampler: Choice = Field(description=CHOICE)
-    solver_spacing: Spacing = Field(description="uniform, quadratic or logsnr")
+    solver_spacing: Spacing = Field(description="uniform, quadratic, logsnr or karras")
     variance: Variance = Field(description="small or large")
     eta: Annotated[float, Field(ge=0, le=1)] = Field(description="a number in [0, 1]")
     guidance: Annotated[float, Field(ge=0)] = Field(description="guidance scale of a conditional recipe, 0 or more; 1 = none")
