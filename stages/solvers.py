@@ -18,7 +18,7 @@ from ddpm.sampling.settings import Sampler
 from stages import Paths, stage
 
 FINER, LONGEST = 10, 1000  # calls of the long solution: so many times those of the longest one compared, or so many
-SPACINGS: tuple[Spacing, ...] = ("uniform", "quadratic")
+SPACINGS: tuple[Spacing, ...] = ("uniform", "quadratic", "karras")
 
 
 def main(paths: Paths) -> None:
@@ -51,7 +51,7 @@ def main(paths: Paths) -> None:
     of_model = f"{paths.recipe} ({paths.scale})"
     guided = f", guidance {drawing.guidance:g}" if model.classes else ""
     title = (
-        f"{of_model}: {few} network calls with uniform and quadratic steps, below a long solution; EMA weights of step "
+        f"{of_model}: {few} network calls with {', '.join(SPACINGS[:-1])} and {SPACINGS[-1]} steps, below a long solution; EMA weights of step "
         f"{model.step:,}, the same first noise of seed {own.seed}{guided}. In brackets the distance to the long solution, "
         "where 1 = full range"
     )

@@ -217,7 +217,7 @@ def test_the_overview_and_data_come_from_the_files(project) -> None:
     assert head.startswith("# Model card: celeba (small)\n")
     assert "draws 64 x 64 pictures like those of CelebA, unconditional: a U-Net of 2.00 M parameters" in flat(head)
     assert "predicts v, on a cosine schedule of 1,000 steps" in flat(head)
-    assert "The first 100 samples of seed 0, none left out: DDPM 50, EMA weights, autoguidance 1.5." in flat(head)
+    assert "The first 100 samples of seed 0, none left out: UniPC 20, karras, EMA weights, autoguidance 1.5." in flat(head)
     assert DATA_SETS["celeba"].licence in flat(section(text, "Data"))
     assert table["raw files"][1:] == ["`11aa11aa11aa`", "`images.zip`"]
     assert table["training"][:2] == ["6,000", "`22bb22bb22bb`"]
@@ -239,7 +239,7 @@ def test_settings_that_differ_from_the_scale_s_defaults_are_marked(project) -> N
     table = rows(section(text_of(project("small", "celeba")), "Settings"))
     assert table["`channels`"] == ["**[32, 64, 96, 112]**", "[32, 96, 128]"]
     assert table["`attention`"] == ["**[4]**", "[3]"]
-    assert table["`steps`"] == ["**3000**", "8000"]
+    assert table["`steps`"] == ["**9600**", "8000"]
     assert table["`lr`"] == ["0.001", ""]
     assert table["`flip`"] == ["true", ""]
     assert "`norm`" not in table, "not of interest where it is the default"
@@ -256,7 +256,7 @@ def test_every_setting_of_the_table_exists(scale) -> None:
 
 def test_training_says_what_was_seen_and_on_what(project) -> None:
     text = flat(section(text_of(project("small", "celeba")), "Training"))
-    assert "3,000 steps of 32 images: 96,000 images seen, 16 epochs. Last loss: 0.07962." in text
+    assert "3,000 steps of 16 images: 48,000 images seen, 8 epochs. Last loss: 0.07962." in text
     assert "It took 84.1 min on AMD EPYC, 1 thread, in bf16, torch 2.15.0." in text
     assert "Fingerprint of the code that trained these weights: `55ee55ee55ee`." in text
     assert "4 processes" in flat(text_of(project("small", "celeba", {"speed": {"processes": 4}})))
@@ -275,7 +275,7 @@ def test_autoguidance_is_said_wherever_samples_are_drawn(project) -> None:
     changes = {"evaluate": {"autoguidance": 1.5, "guide": "raw-000800.safetensors"}}
     changes["figures"] = {"grid": {"seed": 0, "images": 100, "autoguidance": 2.0}}
     text = text_of(project("small", "cifar10", changes))
-    assert "none left out: DDPM 50, EMA weights, autoguidance 2.*" in flat(text)
+    assert "none left out: UniPC 20, karras, EMA weights, autoguidance 2.*" in flat(text)
     assert "samples of the EMA weights by UniPC 10, autoguidance 1.5;" in flat(section(text, "Measures"))
     use = section(text, "Use")
     assert "--steps 10 --autoguidance 1.5\n" in use

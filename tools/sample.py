@@ -4,7 +4,7 @@ examples:
   python -m tools.sample --list                                       the checkpoints that are here, or can be fetched
   python -m tools.sample cifar10                                      64 images by DDIM, 100 steps, EMA weights
   python -m tools.sample celeba --scale small --per-row 4             16 faces from the checkpoint trained on real ones
-  python -m tools.sample cifar10 --method dpm_solver_pp --steps 20 --spacing logsnr
+  python -m tools.sample cifar10 --method dpm_solver_pp --steps 20 --spacing karras
   python -m tools.sample sprites --class food spell --guidance 4      a class by name; or --context 0.5,0,0,0.5,0
   python -m tools.sample sprites --method ddpm --out path.gif         the way from noise to image; wrong: --method wrong
   torchrun --nproc-per-node=2 -m tools.sample cifar10 --images 10000 --out images.npy
