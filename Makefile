@@ -24,8 +24,8 @@ $(READY): requirements.lock
 
 samples: setup ## fetch two shared checkpoints and draw from them: half a minute
 	dvc pull small/dvc.yaml:train@celeba small/dvc.yaml:train@cifar10_classes
-	python -m tools.sample celeba --scale small --method unipc --steps 10 --spacing karras --autoguidance 1.5 --out samples/faces.png
-	python -m tools.sample cifar10_classes --scale small --method unipc --steps 10 --spacing karras --autoguidance 1.5 --out samples/classes.png
+	python -m tools.sample celeba --scale small --steps 10 --autoguidance 1.5 --out samples/faces.png
+	python -m tools.sample cifar10_classes --scale small --steps 10 --autoguidance 1.5 --out samples/classes.png
 	@echo "The pictures: samples/faces.png, samples/classes.png"
 
 demo: setup ## train and sample at demo scale: minutes on two CPU cores, no network

@@ -224,7 +224,7 @@ def overview(facts: Facts) -> Iterator[str]:
     )
     grid, drawing = facts.figures["grid"], facts.figures["drawing"]
     yield f'<img src="grid.png" width="{PICTURE_WIDTH}" alt="{grid["images"]} samples of {facts.recipe}">'
-    label = sampler_of(drawing["sampler"], solver_spacing=drawing["solver_spacing"]).label
+    label = sampler_of(drawing["sampler"]).label
     turn = f", all classes in turn, guidance {drawing['guidance']:g}" if facts.classes else ""
     turn += autoguided(grid["autoguidance"])
     yield wrapped(f"*The first {grid['images']} samples of seed {grid['seed']}, none left out: {label}, EMA weights{turn}.*")
@@ -390,8 +390,8 @@ def use(facts: Facts) -> Iterator[str]:
     sampler, size, channels = facts.sampler, facts.stats["size"], facts.stats["channels"]
     asked = facts.classes[:2]
     command = f"python -m tools.sample {facts.recipe} --scale {facts.scale}"
-    command += f" --method {sampler.method} --steps {sampler.num_steps}"
-    command += f" --spacing {sampler.spacing}" if sampler.spacing != "uniform" else ""
+    method, steps, *spacing = sampler.name.split()
+    command += "".join([f" --method {method} --steps {steps}", *(f" --spacing {word}" for word in spacing)])
     command += f" --autoguidance {facts.autoguidance:g}" if facts.guide else ""
     command += f" --class {shlex.join(asked)}" if asked else ""
     yield wrapped(f"Draw, with the checkpoint from the store (all modes: `python -m tools.sample --help`; the library: "

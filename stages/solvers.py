@@ -12,13 +12,11 @@ from ddpm.figures.curves import save_curves
 from ddpm.figures.pictures import Row, rms_distance, save_labelled_rows
 from ddpm.figures.settings import FiguresConfig
 from ddpm.sampling import load
-from ddpm.sampling.grid import Spacing
 from ddpm.sampling.samplers import METHODS
-from ddpm.sampling.settings import Sampler
+from ddpm.sampling.settings import SPACINGS, Sampler
 from stages import Paths, stage
 
 FINER, LONGEST = 10, 1000  # calls of the long solution: so many times those of the longest one compared, or so many
-SPACINGS: tuple[Spacing, ...] = ("uniform", "quadratic", "karras")
 
 
 def main(paths: Paths) -> None:
@@ -50,10 +48,10 @@ def main(paths: Paths) -> None:
             rows.append(Row(f"{method.label}\n{spacing}\n({rms_distance(images[few], truth):.3f})", images[few]))
     of_model = f"{paths.recipe} ({paths.scale})"
     guided = f", guidance {drawing.guidance:g}" if model.classes else ""
+    spacings = f"{', '.join(SPACINGS[:-1])} and {SPACINGS[-1]}"
     title = (
-        f"{of_model}: {few} network calls with {', '.join(SPACINGS[:-1])} and {SPACINGS[-1]} steps, below a long solution; EMA weights of step "
-        f"{model.step:,}, the same first noise of seed {own.seed}{guided}. In brackets the distance to the long solution, "
-        "where 1 = full range"
+        f"{of_model}: {few} network calls with {spacings} steps, below a long solution; EMA weights of step {model.step:,}, "
+        f"the same first noise of seed {own.seed}{guided}. In brackets the distance to the long solution, where 1 = full range"
     )
     save_labelled_rows(paths.metrics / "solvers-images.png", rows, title)
     save_curves(

@@ -96,7 +96,7 @@ class Tree:
             {"step": step, "loss": 1 / step, "loss_q1": 2 / step, "loss_q2": "", "loss_q3": "", "loss_q4": ""} for step in STEPS
         ]
         write_csv(metrics / "loss.csv", curve)
-        solvers = [{"sampler": "DDIM", "spacing": "uniform", "calls": calls, "distance": 1 / calls} for calls in (2, 4)]
+        solvers = [{"sampler": "DDIM", "spacing": "karras", "calls": calls, "distance": 1 / calls} for calls in (2, 4)]
         write_csv(metrics / "solvers.csv", solvers)
 
         def rows(count: int, width: int = 2) -> list[np.ndarray]:

@@ -276,7 +276,7 @@ def test_autoguidance_is_said_wherever_samples_are_drawn(project) -> None:
     changes["figures"] = {"grid": {"seed": 0, "images": 100, "autoguidance": 2.0}}
     text = text_of(project("small", "cifar10", changes))
     assert "none left out: UniPC 20, karras, EMA weights, autoguidance 2.*" in flat(text)
-    assert "samples of the EMA weights by UniPC 10, autoguidance 1.5;" in flat(section(text, "Measures"))
+    assert "samples of the EMA weights by UniPC 10, karras, autoguidance 1.5;" in flat(section(text, "Measures"))
     use = section(text, "Use")
     assert "--steps 10 --autoguidance 1.5\n" in use
     assert 'load("models/small/cifar10/ema.safetensors", guide="models/small/cifar10/raw-000800.safetensors")' in use
@@ -306,12 +306,12 @@ def test_measures_stand_beside_their_floors_and_errors(project) -> None:
     assert table["bits per dimension"][:2] == ["3.021 ± 0.012", ""]
     assert table["held-out minus training loss"][0].startswith("0.0021 ± 0.0013, 0.0004 ± 0.0003, -0.0001")
     assert "accuracy" not in table, "of unconditional models there is none"
-    assert "Of 5,000 samples of the EMA weights by UniPC 10;" in flat(text)
+    assert "Of 5,000 samples of the EMA weights by UniPC 10, karras;" in flat(text)
     assert "`abcdef012345`" in text
     assert "FID" not in text
     conditional = section(text_of(project("small", "cifar10_classes")), "Measures")
     assert rows(conditional)["accuracy"][0] == "0.9"
-    assert "by UniPC 10, all classes in turn, guidance 2;" in flat(conditional)
+    assert "by UniPC 10, karras, all classes in turn, guidance 2;" in flat(conditional)
 
 
 def test_an_fid_comes_with_what_it_may_be_compared_with(project) -> None:
@@ -431,8 +431,8 @@ def test_the_commands_and_code_are_accepted(project, monkeypatch, recipe, sample
     monkeypatch.setattr("sys.argv", words[2:])
     args = sample.arguments()
     assert (args.recipe, args.scale) == (recipe, "small")
-    name, steps, spacing = [*sampler.split(), "uniform"][:3]
-    assert (args.method, args.steps, args.spacing) == (name, int(steps), spacing)
+    method, steps, spacing = [*sampler.split(), None][:3]
+    assert (args.method, args.steps, args.spacing) == (method, int(steps), spacing)
     assert args.classes == (["airplane", "automobile"] if recipe == "cifar10_classes" else None)
     assert again == f"cd small && dvc repro card@{recipe}\n"
 

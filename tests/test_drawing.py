@@ -63,7 +63,7 @@ def unconditional(tmp_path: Path) -> Model:
 # --- Samplers by name ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "logsnr", "karras"])
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "karras"])
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_are_network_calls(method: str, spacing: str) -> None:
     """Heun takes two a step, but for the last and those that are too long for its correction: never more than asked."""
@@ -89,12 +89,15 @@ def test_steps_are_network_calls(method: str, spacing: str) -> None:
 
 
 def test_a_sampler_s_name_says_all_but_its_options() -> None:
-    assert sampler_of("heun 9 logsnr") == Sampler("heun", 9, "logsnr")
-    assert sampler_of("heun 9 logsnr").label == "Heun 9, logsnr"
+    assert sampler_of("heun 9 quadratic") == Sampler("heun", 9, "quadratic")
+    assert sampler_of("heun 9 quadratic").label == "Heun 9, quadratic"
     assert sampler_of("ddim 3 quadratic", eta=0.5) == Sampler("ddim", 3, "quadratic", eta=0.5)
-    assert sampler_of("unipc 3", eta=0.5, solver_spacing="quadratic") == Sampler("unipc", 3, "quadratic"), "eta is ddim's"
-    assert sampler_of("ddim 3", solver_spacing="quadratic").spacing == "uniform", "of solvers of higher order only"
-    assert sampler_of("unipc 3 uniform", solver_spacing="quadratic").spacing == "uniform", "what is said wins"
+    assert sampler_of("unipc 3", eta=0.5) == Sampler("unipc", 3, "karras"), "eta is ddim's"
+    suited = {"ddpm": "uniform", "ddim": "uniform", "dpm_solver_pp": "karras", "unipc": "karras", "heun": "karras"}
+    assert {method: sampler_of(f"{method} 3").spacing for method in suited} == suited
+    for name in ("ddim 3", "ddim 3 karras", "unipc 3", "unipc 3 uniform"):
+        assert sampler_of(name).name == name
+    assert sampler_of("unipc 3 uniform").spacing == "uniform", "what is said wins"
     assert [sampler_of(f"ddpm {steps}").variance for steps in (300, 301)] == ["small", "large"]
     assert sampler_of("ddpm 7", variance="large").variance == "large"
     for wrong in ("ddim", "ddim 0", "ddim 5 cubic", "euler 5", "", "ddim 5 uniform 7", "ddim  5"):
@@ -124,7 +127,7 @@ def test_images_are_the_last_state(model: Model) -> None:
     images = model.sample(3, "unipc 5", seed=4, classes=["food"])
     assert (images.shape, images.dtype) == ((3, 8, 8, 3), np.uint8)
     states = list(model.states(3, "unipc 5", seed=4, classes=["food"]))
-    assert [state.t for state in states] == [16, 12, 8, 4, 0]
+    assert [state.t for state in states] == model.sampler("unipc 5").grid(model.schedule)[1:]
     assert np.array_equal(images, to_uint8(states[-1].x_t))
     noise = model.noise(4, range(3))
     own = model.sampler("unipc 5").run(model.denoiser(model.context(3, ["food"])), model.schedule, noise.draw(), noise)

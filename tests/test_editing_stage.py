@@ -15,7 +15,7 @@ from results_tree import Tree
 from stages import Paths, editing
 
 DRAWING = {
-    "sampler": "ddpm 4", "solver_spacing": "uniform", "variance": "small", "eta": 0.0, "guidance": 2.0, "per_row": 4,
+    "sampler": "ddpm 4", "variance": "small", "eta": 0.0, "guidance": 2.0, "per_row": 4,
     "batch_size": 4,
 }  # fmt: skip
 PICTURES = ("inpainting", "edits", "interpolation", "reconstruction")

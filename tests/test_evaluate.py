@@ -183,8 +183,8 @@ def test_the_likeliest_copies_come_first() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "accepted"),
     [
-        ("sampler", "wrong 10", "as in `ddim 100`"),
-        ("sampler", "unipc", "as in `ddim 100`"),
+        ("sampler", "wrong 10", "as in `unipc 20`"),
+        ("sampler", "unipc", "as in `unipc 20`"),
         ("images", 5, "20 or more"),
         ("bound_images", 1, "2 or more"),
         ("guidance", -1.0, "0 or more"),

@@ -93,7 +93,8 @@ def test_what_stands_beside_the_model(tmp_path: Path, monkeypatch: pytest.Monkey
     path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
     run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--format", "torch")
     facts, model = json.loads((tmp_path / "out" / "model.json").read_text()), model_of(path)
-    assert (facts["file"], facts["shape"], facts["classes"], facts["sampler"]) == ("model.pt2", [3, 8, 8], [], "UniPC 20")
+    assert (facts["file"], facts["shape"], facts["classes"]) == ("model.pt2", [3, 8, 8], [])
+    assert facts["sampler"] == "UniPC 20, karras"
     assert facts["sha256"] == export.sha256_of(tmp_path / "out" / "model.pt2")
     assert facts["alpha_bar"] == model.schedule.alpha_bar.tolist()
     assert facts["grid"] == model.sampler("unipc 20").grid(model.schedule)
@@ -128,5 +129,5 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "model.onnx").touch()
     with pytest.raises(Fault, match=r"accepted after `pip install onnx onnxruntime onnxscript`"):
         export.read_model(tmp_path / "model.onnx")
-    with pytest.raises(Fault, match="sampler = 'UniPC 50'"):
+    with pytest.raises(Fault, match="sampler = 'UniPC 50, karras'"):
         run(monkeypatch, "--checkpoint", path, "--sampler", "unipc 50")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tarfile
@@ -18,6 +17,7 @@ import pytest
 
 from conftest import ROOT
 from ddpm.base.faults import Fault
+from ddpm.model.schedule import cosine_schedule, linear_schedule, noise_schedule
 from ddpm.sampling import load
 from ddpm.sampling.grid import timestep_grid
 from ddpm.sampling.noise import NoiseStreams
@@ -60,7 +60,7 @@ def served(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model with five classes and a linear schedule, whose steps are quadratic."""
+    """Of a model with five classes and a linear schedule."""
     return write_weights(tmp_path_factory.mktemp("weights") / "ema.safetensors", size=16, **KINDS["eps, classes"])
 
 
@@ -134,7 +134,7 @@ def test_the_images_are_the_library_s(address: str, weights: Path, opened: Any) 
     for case in cases:
         kind = case.get("kind", "")
         expected = model.sample(
-            case["images"], f"unipc {case['steps']} quadratic", case["seed"], None if kind == "" else [kind], case["guidance"]
+            case["images"], f"unipc {case['steps']}", case["seed"], None if kind == "" else [kind], case["guidance"]
         )
         found = tiles(draw(page, **case), case["images"], 16)
         assert np.abs(found.astype(int) - expected).max() <= 2, case
@@ -190,10 +190,11 @@ def test_its_noise_and_its_grids_are_the_library_s(address: str, weights: Path, 
         found = np.array(page.evaluate(script, [seed, image, draws - 1, count]), np.float32)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     script = "async a => (await import('./sampler.js')).timestepGrid(...a)"
-    for spacing in ("uniform", "quadratic"):
+    terminal = noise_schedule("linear", 40, zero_terminal_snr=True)
+    for each in (schedule, cosine_schedule(1000), linear_schedule(1000), terminal):
         for steps in range(1, 41):
-            found = page.evaluate(script, [40, steps, spacing])
-            assert found == timestep_grid(schedule, steps, spacing), (spacing, steps)
+            found = page.evaluate(script, [each.alpha_bar.tolist(), steps])
+            assert found == timestep_grid(each, steps, "karras"), steps
 
 
 @pytest.mark.slow
@@ -203,14 +204,13 @@ def test_the_shared_faces_appear_in_twenty_seconds(scale: str, runtime: Path, tm
     subprocess.run([sys.executable, "-m", "dvc", "get", ROOT, path, "--out", tmp_path / "ema.safetensors"], check=True)
     model, folder = load(tmp_path / "ema.safetensors", "cpu", "fp32"), tmp_path / "page"
     command.page(model, "faces", folder, runtime)
-    spacing = json.loads((folder / "model.json").read_text())["spacing"]
     for address in served(folder):
         page = opened(address)
         assert page.evaluate("() => [...document.querySelectorAll('.conditional')].every(label => label.hidden)")
         found = draw(page, seed=5, images=1, steps=20)
         seconds = float(page.inner_text("#status").split()[-2])
         assert seconds <= 20, "on two cores that do nothing else"
-        assert np.abs(found.astype(int) - model.sample(1, f"unipc 20 {spacing}", 5)[0]).max() <= 2
+        assert np.abs(found.astype(int) - model.sample(1, "unipc 20", 5)[0]).max() <= 2
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_settings_that_differ_and_commands(tree: Tree, monkeypatch: pytest.Monke
     assert "None differs from the defaults of params.yaml." in section(page, "cifar10").text
     text = section(page, "sprites").text
     sample = (
-        "python -m tools.sample sprites --scale demo --method ddpm --steps 4 --spacing uniform --variance small --guidance 2 "
+        "python -m tools.sample sprites --scale demo --method ddpm --steps 4 --variance small --guidance 2 "
         "--seed 0 --images 4 --per-row 2"
     )
     assert sample in text

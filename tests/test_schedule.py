@@ -23,7 +23,7 @@ from ddpm.sampling.grid import Spacing, timestep_grid
 from ddpm.sampling.samplers import unipc
 
 KINDS: list[ScheduleKind] = ["cosine", "linear", "sigmoid"]
-SPACINGS: list[Spacing] = ["uniform", "quadratic", "logsnr", "karras"]
+SPACINGS: list[Spacing] = ["uniform", "quadratic", "karras"]
 
 
 def closed_form(t: int, num_timesteps: int) -> float:
@@ -211,22 +211,10 @@ def test_the_quadratic_grid_is_a_parabola() -> None:
     assert timestep_grid(schedule, 100, "quadratic")[:3] == [1000, 980, 960]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("start", [1000, 400])
-def test_the_logsnr_grid_is_even_in_half_log_snr(kind: ScheduleKind, start: int) -> None:
-    schedule = noise_schedule(kind, 1000)
-    grid = timestep_grid(schedule, 6, "logsnr", start)
-    lambdas = [math.log(a / (1 - a)) / 2 for a in schedule.alpha_bar[1 : start + 1].tolist()]
-    for i, t in enumerate(grid[:-1]):
-        wanted = lambdas[-1] + (lambdas[0] - lambdas[-1]) * i / 5
-        best = min(abs(value - wanted) for value in lambdas)
-        assert abs(lambdas[t - 1] - wanted) == pytest.approx(best, abs=1e-9)
-
-
-def test_the_logsnr_grid_of_zero_terminal_snr_starts_at_the_last_finite_place() -> None:
+def test_the_karras_grid_of_zero_terminal_snr_starts_at_the_last_finite_place() -> None:
     schedule = noise_schedule("linear", 1000, zero_terminal_snr=True)
     cut = NoiseSchedule(schedule.alpha_bar[:-1])
-    assert timestep_grid(schedule, 8, "logsnr") == [1000, *timestep_grid(cut, 8, "logsnr")[1:]]
+    assert timestep_grid(schedule, 8, "karras") == [1000, *timestep_grid(cut, 8, "karras")[1:]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -277,5 +265,5 @@ def test_the_grid_refuses_other_starts_and_spacings() -> None:
             timestep_grid(schedule, 1, start=start)
     with pytest.raises(ValueError, match="num_steps = 6; accepted: 1 to start = 5"):
         timestep_grid(schedule, 6, start=5)
-    with pytest.raises(ValueError, match="spacing = 'cubic'; accepted: uniform, quadratic, logsnr, karras"):
+    with pytest.raises(ValueError, match="spacing = 'cubic'; accepted: uniform, quadratic, karras"):
         timestep_grid(schedule, 5, "cubic")  # type: ignore[arg-type]

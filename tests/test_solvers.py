@@ -279,7 +279,7 @@ def takes_noise(sampler: Sampler, noise: NoiseStreams) -> dict[str, NoiseStreams
 
 @pytest.mark.parametrize("sampler", EVERY)
 @pytest.mark.parametrize("kind", ["cosine", "linear", "sigmoid"])
-@pytest.mark.parametrize("spacing", ["uniform", "logsnr"])
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
 def test_float32_is_enough_and_kept(sampler: Sampler, kind: Any, spacing: Any) -> None:
     schedule = noise_schedule(kind, 1000)
     grid = timestep_grid(schedule, 20, spacing)

@@ -30,8 +30,7 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file, write_json
 from ddpm.base.hashes import sha256_of
 from ddpm.sampling import Model, load
-from ddpm.sampling.grid import Spacing
-from ddpm.sampling.settings import Sampler, sampler_of
+from ddpm.sampling.settings import Sampler
 from stages import ROOT, SCALES, Paths
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
@@ -179,7 +178,7 @@ def facts(model: Model, path: Path, sampler: Sampler, precision: str, measures: 
         "file": path.name, "sha256": sha256_of(path), "precision": precision,
         "shape": model.shape, "classes": model.classes,
         "alpha_bar": model.schedule.alpha_bar.tolist(),
-        "sampler": sampler.label, "spacing": sampler.spacing, "grid": sampler.grid(model.schedule),
+        "sampler": sampler.label, "grid": sampler.grid(model.schedule),
         "card": model.metadata,
         "measures": json.loads(measures.read_text()) if measures and measures.exists() else {},
     }  # fmt: skip
@@ -195,12 +194,6 @@ def export(model: Model, folder: Path, form: str, precision: str, sampler: Sampl
         raise Fault(f"{path}: images by it differ by {found:.2g} from the model's own; accepted: less than {TOLERANCE:g}")
     write_json(folder / "model.json", facts(model, path, sampler, precision, measures))
     return found
-
-
-def suited(model: Model, choice: str) -> Sampler:
-    """The sampler that `choice` names, its steps spaced as suits the model's schedule where it says nothing. Raises Fault."""
-    spacing: Spacing = "quadratic" if model.config.schedule == "linear" else "uniform"
-    return model.sampler(sampler_of(choice, solver_spacing=spacing))
 
 
 def arguments() -> argparse.Namespace:
@@ -244,7 +237,7 @@ def asked(args: argparse.Namespace, before: str = "") -> tuple[Model, str, Path,
 
 def main(args: argparse.Namespace) -> None:
     model, _, folder, measures = asked(args)
-    sampler = suited(model, args.sampler)
+    sampler = model.sampler(args.sampler)
     found = export(model, folder, args.format, args.precision, sampler, measures)
     size = (folder / FILES[args.format]).stat().st_size
     print(f"wrote {folder / FILES[args.format]} ({size / 1e6:.1f} MB) and model.json")

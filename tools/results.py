@@ -140,7 +140,7 @@ CALLS = "20"  # in the table of solvers
 
 
 def solvers_table() -> str:
-    """The distances of the solvers figure at CALLS network calls, by spacing: uniform, quadratic and, where drawn, karras."""
+    """The distances of the solvers figure at CALLS network calls, by spacing: uniform, quadratic and karras."""
     rows: list[list[str]] = []
     methods: list[str] = []
     for scale, recipe, folder in trained():
@@ -195,8 +195,7 @@ def in_full() -> list[str]:
         f"## What {CALLS} network calls reach",
         paragraph(
             "The distance of a sampler's images to a long solution of the same ODE from the same noise (RMS, 1 = the full "
-            "range of a pixel), with uniform / quadratic / karras spacing of the steps (figure `solvers`; `gpu` without the "
-            "last)."
+            "range of a pixel), with uniform / quadratic / karras spacing of the steps (figure `solvers`)."
         ),
         solvers_table(),
     ]

@@ -2,9 +2,9 @@
 
 examples:
   python -m tools.sample --list                                       the checkpoints that are here, or can be fetched
-  python -m tools.sample cifar10                                      64 images by DDIM, 100 steps, EMA weights
+  python -m tools.sample cifar10                                      64 images by UniPC, 20 network calls, EMA weights
   python -m tools.sample celeba --scale small --per-row 4             16 faces from the checkpoint trained on real ones
-  python -m tools.sample cifar10 --method dpm_solver_pp --steps 20 --spacing karras
+  python -m tools.sample cifar10 --method dpm_solver_pp --steps 15    by another sampler
   python -m tools.sample sprites --class food spell --guidance 4      a class by name; or --context 0.5,0,0,0.5,0
   python -m tools.sample sprites --method ddpm --out path.gif         the way from noise to image; wrong: --method wrong
   torchrun --nproc-per-node=2 -m tools.sample cifar10 --images 10000 --out images.npy
@@ -52,6 +52,7 @@ from tools import positive
 MAX_PIXELS = 64_000_000  # of a picture that is given
 MAX_IMAGES = 1_000_000  # that are drawn: a .npy of CIFAR-10's size then has 3 GB
 BATCH_SIZE = 64  # images a network call: bounds the memory
+SOLVER_STEPS = 20  # of methods of higher order
 JUMP = 5  # steps of a piece that is drawn again: long enough to change, short enough not to lose what fits
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
 
@@ -80,9 +81,11 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--autoguidance", type=float, default=1.0, help=away)
 
     how = parser.add_argument_group("how to sample")
-    how.add_argument("--method", choices=list(METHODS), default="ddim", help="default: ddim; wrong = ddpm without its noise")
-    how.add_argument("--steps", type=positive, help="network calls (default: all T for ddpm and wrong, else 100)")
-    how.add_argument("--spacing", choices=SPACINGS, default="uniform", help="default: uniform")
+    method = "default: unipc, but ddim of given images and with --eta; wrong = ddpm without its noise"
+    how.add_argument("--method", choices=list(METHODS), help=method)
+    steps = "network calls (default: all T of ddpm and wrong, 100 of ddim, else 20)"
+    how.add_argument("--steps", type=positive, help=steps)
+    how.add_argument("--spacing", choices=SPACINGS, help="of the steps (default: uniform of ddpm and ddim, else karras)")
     how.add_argument("--eta", type=float, help="of ddim: 0, deterministic (the default), to 1, as much noise as ddpm")
     how.add_argument("--variance", choices=["small", "large"], help="of ddpm (default: large above 300 steps, else small)")
 
@@ -107,6 +110,7 @@ def arguments() -> argparse.Namespace:
     checkpoint.add_argument("--out", type=Path, help=".png, .gif or .npy (default: samples/<scale>-<recipe>-<method>.png)")
 
     args = parser.parse_args()
+    args.method = args.method or ("ddim" if args.image or args.eta is not None else "unipc")
     check(args, parser)
     return args
 
@@ -332,13 +336,13 @@ def walked(
 
 def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
     """The sampler that the arguments ask for, of a model whose T is `longest`. Raises Fault."""
-    steps = args.steps or (longest if args.method in ("ddpm", "wrong") else min(100, longest))
+    steps = args.steps or min(longest, {"ddpm": longest, "wrong": longest, "ddim": 100}.get(args.method, SOLVER_STEPS))
     if args.mode == "edit":  # so many steps as lie below the noise that the image is given
         longest = edit_start(longest, args.strength or 0.5)
         steps = args.steps or min(steps, longest)
     if steps > longest:
         raise Fault(f"--steps {steps}: accepted: 1 to {longest}, the timesteps from its start to the image")
-    return sampler_of(f"{args.method} {steps} {args.spacing}", args.eta or 0.0, args.variance)
+    return sampler_of(" ".join(filter(None, (args.method, str(steps), args.spacing))), args.eta or 0.0, args.variance)
 
 
 def trained(scale: str) -> list[str]:

@@ -48,7 +48,7 @@ async function draw({ seed, images, steps, guidance, chosen }) {
   const began = performance.now();
   let done = 0;
   frames = [];
-  for await (const state of unipc(ask, facts.alpha_bar, noise, timestepGrid(facts.alpha_bar.length - 1, steps, facts.spacing))) {
+  for await (const state of unipc(ask, facts.alpha_bar, noise, timestepGrid(facts.alpha_bar, steps))) {
     frames.push({ t: state.t, x0: picture(state.x0, images), x: picture(state.x, images, state.t > 0) });
     show(frames.length - 1);
     done += 1;

@@ -38,20 +38,19 @@ export function normal(seed, image, draw, count) {
   return noise.subarray(0, count);
 }
 
-// S+1 steps falling from T to 0 (ddpm.sampling.grid), "uniform" or "quadratic".
-export function timestepGrid(numTimesteps, numSteps, spacing) {
-  const power = spacing === "quadratic" ? 2 : 1, rising = [];
-  for (let i = 0; i <= numSteps; i++) {
-    const exact = power === 2 ? numTimesteps * (i / numSteps) ** 2 : (numTimesteps * i) / numSteps;
-    rising.push(roundHalfEven(exact));
+// S+1 steps falling from T to 0 (ddpm.sampling.grid), spaced as in "karras".
+export function timestepGrid(alphaBar, numSteps) {
+  const halfLogSnr = alphaBar.slice(1).map(a => Math.log(a / (1 - a)) / 2).filter(Number.isFinite), last = alphaBar.length - 1;
+  const least = Math.exp(-halfLogSnr[0] / 7), most = Math.min(Math.exp(-halfLogSnr.at(-1) / 7), 80 ** (1 / 7)), rising = [0];
+  for (let i = 0; i < numSteps - 1; i++) {
+    const wanted = -7 * Math.log(least + ((most - least) * i) / (numSteps - 1));
+    let t = 1;
+    while (t < halfLogSnr.length && (halfLogSnr[t - 1] + halfLogSnr[t]) / 2 > wanted) t++;
+    rising.push(t);
   }
+  rising.push(last);
   for (let i = 1; i <= numSteps; i++) rising[i] = Math.max(rising[i], rising[i - 1] + 1);
-  return rising.map((step, i) => Math.min(step, numTimesteps - (numSteps - i))).reverse();
-}
-
-function roundHalfEven(value) {
-  const floor = Math.floor(value);
-  return value - floor === 0.5 ? floor + (floor % 2) : Math.round(value);
+  return rising.map((step, i) => Math.min(step, last - (numSteps - i))).reverse();
 }
 
 // UniPC-2 (ddpm.sampling.samplers.unipc): from x, a Float32Array of any shape, over the grid. `ask(x, t)` promises x0_hat.

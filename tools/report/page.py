@@ -246,7 +246,7 @@ def curves(results: list[Results]) -> Html:
     else:
         charts.append(unmade(results[0], "train", "loss.csv"))
     for each in results:
-        rows = [line for line in each.csv("solvers.csv") if line["spacing"] == "uniform"]
+        rows = [line for line in each.csv("solvers.csv") if line["spacing"] == "karras"]
         found = {
             name: column([line for line in rows if line["sampler"] == name], "calls", "distance")
             for name in dict.fromkeys(line["sampler"] for line in rows)
@@ -262,8 +262,8 @@ def curves(results: list[Results]) -> Html:
 
 LOSS_CAPTION = "Mean squared error by training step, of all images and by quarter of the noise levels."
 SOLVER_CAPTION = (
-    "How far a sampler's images are, after so many network calls, from a long solution of the same equation and noise; "
-    "1 is the full range of a pixel. DDPM adds noise of its own and so comes to other images"
+    "How far a sampler's images are, after so many network calls by karras steps, from a long solution of the same equation "
+    "and noise; 1 is the full range of a pixel. DDPM adds noise of its own and so comes to other images"
 )
 
 
@@ -499,7 +499,8 @@ def sample_command(results: Results) -> str:
     drawing, grid = Drawing(**results.figures["drawing"]), results.figures["grid"]
     sampler = drawing.chosen()
     words = ["python -m tools.sample", results.paths.recipe, "--scale", results.paths.scale]
-    words += ["--method", sampler.method, "--steps", str(sampler.num_steps), "--spacing", sampler.spacing]
+    method, steps, *spacing = sampler.name.split()
+    words += ["--method", method, "--steps", steps, *(word for name in spacing for word in ("--spacing", name))]
     if "variance" in METHODS[sampler.method].options:
         words += ["--variance", sampler.variance]
     if "eta" in METHODS[sampler.method].options and sampler.eta:

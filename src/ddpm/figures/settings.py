@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ddpm.base.settings import Count, Seed, Strict
-from ddpm.sampling.grid import Spacing
 from ddpm.sampling.settings import CHOICE, Autoguidance, Choice, Sampler, Variance, sampler_of
 
 
@@ -17,7 +16,6 @@ class Drawing(Strict):
     """How all figures draw."""
 
     sampler: Choice = Field(description=CHOICE)
-    solver_spacing: Spacing = Field(description="uniform, quadratic, logsnr or karras")
     variance: Variance = Field(description="small or large")
     eta: Annotated[float, Field(ge=0, le=1)] = Field(description="a number in [0, 1]")
     guidance: Annotated[float, Field(ge=0)] = Field(description="guidance scale of a conditional recipe, 0 or more; 1 = none")
@@ -26,7 +24,7 @@ class Drawing(Strict):
 
     def chosen(self, choice: str | None = None) -> Sampler:
         """The sampler that `choice` (default: the one of all figures) names, with the options of all figures."""
-        return sampler_of(choice or self.sampler, self.eta, self.variance, self.solver_spacing)
+        return sampler_of(choice or self.sampler, self.eta, self.variance)
 
     def told(self, seed: int, classes: Sequence[str] = (), sampler: Sampler | None = None) -> str:
         """How images were drawn, as titles say it: "DDPM 250, seed 0", and of a model with `classes` the guidance."""

@@ -25,6 +25,7 @@ from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import SampleState
 from ddpm.sampling.settings import Sampler, sampler_of
 
+SAMPLER = "unipc 20"
 GUIDANCE = 2.0  # of conditional models: clearer classes than 1, which is none, for a little variety
 BATCH_SIZE = 50  # images a network call: bounds the memory
 FRAMES = 24  # of an animation
@@ -79,7 +80,7 @@ class Model:
     def sample(
         self,
         count: int,
-        sampler: str | Sampler = "ddim 100",
+        sampler: str | Sampler = SAMPLER,
         seed: int = 0,
         classes: Classes = None,
         guidance: float = GUIDANCE,
@@ -110,7 +111,7 @@ class Model:
     def states(
         self,
         images: int | range,
-        sampler: str | Sampler = "ddim 100",
+        sampler: str | Sampler = SAMPLER,
         seed: int = 0,
         classes: Classes = None,
         guidance: float = GUIDANCE,

@@ -1,4 +1,4 @@
-"""A sampler with its settings, as in "ddim 100" or "unipc 20 quadratic"."""
+"""A sampler with its settings, as in "unipc 20" or "ddim 100 karras"."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ddpm.sampling.samplers import METHODS, SampleState
 Variance = Literal["small", "large"]
 SPACINGS = get_args(Spacing)
 CHOICE = (
-    "a method, its network calls and, if it is to be another than the default, the spacing of its steps, as in `ddim 100` or "
-    f"`unipc 20 quadratic`; methods: {', '.join(name for name, method in METHODS.items() if method.order)}; "
+    "a method, its network calls and, if it is to be another than the default, the spacing of its steps, as in `unipc 20` or "
+    f"`ddim 100 karras`; methods: {', '.join(name for name, method in METHODS.items() if method.order)}; "
     f"spacings: {', '.join(SPACINGS)}"
 )
 LARGE_ABOVE = 300  # steps from which ddpm's large variance draws better; they cross between 200 and 400 (arXiv 2201.06503)
@@ -37,6 +37,11 @@ class Sampler:
     spacing: Spacing = "uniform"
     eta: float = 0.0
     variance: Variance = "small"
+
+    @property
+    def name(self) -> str:
+        """What sampler_of takes, e.g. "ddim 20", "unipc 20 quadratic"."""
+        return f"{self.method} {self.num_steps}" + (f" {self.spacing}" if self.spacing != suited_spacing(self.method) else "")
 
     @property
     def label(self) -> str:
@@ -68,18 +73,22 @@ class Sampler:
         return method.run(denoiser, schedule, x_t, self.grid(schedule, start), **options)
 
 
-def sampler_of(choice: str, eta: float = 0.0, variance: Variance | None = None, solver_spacing: Spacing = "uniform") -> Sampler:
-    """The sampler that `choice`, such as "ddim 100", names. Raises Fault for anything else than CHOICE says.
+def suited_spacing(method: str) -> Spacing:
+    """karras for methods of higher order, which come nearest to the ODE's solution by it; uniform, as in the papers, else."""
+    return "karras" if METHODS[method].order > 1 else "uniform"
 
-    `eta` is ddim's, `variance` ddpm's (None: the one that suits the number of steps), `solver_spacing` that of methods of
-    higher order where `choice` names none.
+
+def sampler_of(choice: str, eta: float = 0.0, variance: Variance | None = None) -> Sampler:
+    """The sampler that `choice`, such as "unipc 20", names. Raises Fault for anything else than CHOICE says.
+
+    `eta` is ddim's, `variance` ddpm's (None: the one that suits the number of steps). Where `choice` names no spacing it is
+    the suited_spacing.
     """
     parts = re.fullmatch(rf"({'|'.join(METHODS)}) ([1-9]\d*)(?: ({'|'.join(SPACINGS)}))?", choice)
     if parts is None:
         raise Fault(f"sampler = {choice!r}; accepted: {CHOICE}")
     name, steps = parts[1], int(parts[2])
-    default = solver_spacing if METHODS[name].order > 1 else "uniform"
-    spacing = cast(Spacing, parts[3] or default)
+    spacing = cast(Spacing, parts[3] or suited_spacing(name))
     suited: Variance = variance or ("large" if steps > LARGE_ABOVE else "small")
     return Sampler(name, steps, spacing, eta if name == "ddim" else 0.0, suited if name == "ddpm" else "small")
 
