@@ -443,7 +443,8 @@ def patched(path: Path, position: int, values: bytes) -> Path:
 )
 def test_a_directory_that_lies_is_refused(tmp_path: Path, position: int, values: bytes) -> None:
     path = patched(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(), "2.jpg": jpeg(colour="blue")}), position, values)
-    with pytest.raises(Fault, match=r"c\.zip: 2.jpg cannot be read"):
+    # A second file that begins inside the first is a fault of either: Python's releases differ in which they name.
+    with pytest.raises(Fault, match=rf"c\.zip: {'[12]' if position == 42 else '2'}\.jpg cannot be read"):
         CelebaImages(path).check()
 
 
