@@ -442,9 +442,9 @@ def patched(path: Path, position: int, values: bytes) -> Path:
     ids=["method", "unknown method", "checksum", "no packed size", "no size", "offset"],
 )
 def test_a_directory_that_lies_is_refused(tmp_path: Path, position: int, values: bytes) -> None:
-    path = patched(write_zip(tmp_path / "c.zip", {"1.jpg": jpeg(), "2.jpg": jpeg(colour="blue")}), position, values)
-    # A second file that begins inside the first is a fault of either: Python's releases differ in which they name.
-    with pytest.raises(Fault, match=rf"c\.zip: {'[12]' if position == 42 else '2'}\.jpg cannot be read"):
+    # The last member is checked first, by its name: of two that overlap Python's releases refuse one or the other.
+    path = patched(write_zip(tmp_path / "c.zip", {"3.jpg": jpeg(), "2.jpg": jpeg(colour="blue")}), position, values)
+    with pytest.raises(Fault, match=r"c\.zip: 2.jpg cannot be read"):
         CelebaImages(path).check()
 
 

@@ -30,6 +30,7 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file, write_json
 from ddpm.base.hashes import sha256_of
 from ddpm.sampling import Model, load
+from ddpm.sampling.drawing import SAMPLER
 from ddpm.sampling.settings import Sampler
 from stages import ROOT, SCALES, Paths
 
@@ -203,7 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=list(FILES), default="onnx", help="default: onnx")
     precision = "of the weights in the file; computed in fp32 either way (default: fp16, which is exact)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help=precision)
-    parser.add_argument("--sampler", default="unipc 20", help='whose grid model.json has (default: "unipc 20")')
+    parser.add_argument("--sampler", default=SAMPLER, help=f'whose grid model.json has (default: "{SAMPLER}")')
     return parsed(parser)
 
 

@@ -42,7 +42,7 @@ from ddpm.model.pixels import normalised, to_float, to_uint8
 from ddpm.model.weights import load_network
 from ddpm.sampling import Model, load
 from ddpm.sampling.denoiser import Denoise
-from ddpm.sampling.drawing import GUIDANCE, Shown, watched
+from ddpm.sampling.drawing import GUIDANCE, SAMPLER, Shown, watched
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
@@ -52,7 +52,7 @@ from tools import positive
 MAX_PIXELS = 64_000_000  # of a picture that is given
 MAX_IMAGES = 1_000_000  # that are drawn: a .npy of CIFAR-10's size then has 3 GB
 BATCH_SIZE = 64  # images a network call: bounds the memory
-SOLVER_STEPS = 20  # of methods of higher order
+SOLVER = sampler_of(SAMPLER)  # the method that draws where none is asked for, and the steps of all methods of higher order
 JUMP = 5  # steps of a piece that is drawn again: long enough to change, short enough not to lose what fits
 MODES = ("generate", "reconstruct", "interpolate", "inpaint", "edit")
 
@@ -81,9 +81,9 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--autoguidance", type=float, default=1.0, help=away)
 
     how = parser.add_argument_group("how to sample")
-    method = "default: unipc, but ddim of given images and with --eta; wrong = ddpm without its noise"
+    method = f"default: {SOLVER.method}, but ddim of given images and with --eta; wrong = ddpm without its noise"
     how.add_argument("--method", choices=list(METHODS), help=method)
-    steps = "network calls (default: all T of ddpm and wrong, 100 of ddim, else 20)"
+    steps = f"network calls (default: all T of ddpm and wrong, 100 of ddim, else {SOLVER.num_steps})"
     how.add_argument("--steps", type=positive, help=steps)
     how.add_argument("--spacing", choices=SPACINGS, help="of the steps (default: uniform of ddpm and ddim, else karras)")
     how.add_argument("--eta", type=float, help="of ddim: 0, deterministic (the default), to 1, as much noise as ddpm")
@@ -110,7 +110,7 @@ def arguments() -> argparse.Namespace:
     checkpoint.add_argument("--out", type=Path, help=".png, .gif or .npy (default: samples/<scale>-<recipe>-<method>.png)")
 
     args = parser.parse_args()
-    args.method = args.method or ("ddim" if args.image or args.eta is not None else "unipc")
+    args.method = args.method or ("ddim" if args.image or args.eta is not None else SOLVER.method)
     check(args, parser)
     return args
 
@@ -336,7 +336,7 @@ def walked(
 
 def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
     """The sampler that the arguments ask for, of a model whose T is `longest`. Raises Fault."""
-    steps = args.steps or min(longest, {"ddpm": longest, "wrong": longest, "ddim": 100}.get(args.method, SOLVER_STEPS))
+    steps = args.steps or min(longest, {"ddpm": longest, "wrong": longest, "ddim": 100}.get(args.method, SOLVER.num_steps))
     if args.mode == "edit":  # so many steps as lie below the noise that the image is given
         longest = edit_start(longest, args.strength or 0.5)
         steps = args.steps or min(steps, longest)

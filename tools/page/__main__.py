@@ -25,6 +25,7 @@ from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import whole_file, write_text
 from ddpm.base.hashes import sha256_of
 from ddpm.sampling import Model
+from ddpm.sampling.drawing import SAMPLER
 from stages import WORK
 from tools import export
 
@@ -87,7 +88,7 @@ def texts(model: Model, name: str) -> dict[str, str]:
 def page(model: Model, name: str, folder: Path, runtime: Path, measures: Path | None = None) -> None:
     """Write all that the page needs to `folder`; `runtime` is the archive of onnxruntime-web. Raises Fault."""
     unpack(runtime, folder)
-    export.export(model, folder, "onnx", "fp16", model.sampler("unipc 20"), measures)
+    export.export(model, folder, "onnx", "fp16", model.sampler(SAMPLER), measures)
     write_text(folder / "index.html", Template((HERE / "index.html").read_text()).substitute(texts(model, name)))
     for file in OURS:
         write_text(folder / file, (HERE / file).read_text())
