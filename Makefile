@@ -55,16 +55,18 @@ benchmarks: setup ## install diffusers and denoising-diffusion-pytorch, and time
 	python -m benchmarks.training
 	python -m benchmarks.sampling
 
-small: setup ## real data at a size for two CPU cores: about an hour a recipe (see small/params.yaml)
+small: setup ## real data at a size for two CPU cores: up to two hours a recipe (see small/params.yaml)
 	python -m tools.lanes --scale small
 
 gpu: setup ## real data, minutes on a data-centre GPU: the checkpoints to share (see gpu/params.yaml)
 	cd gpu && dvc repro
 
-full: setup ## the published settings: days, on a GPU (see full/params.yaml)
+full: setup full/dvc.yaml ## the published settings: days, on a GPU (see full/params.yaml)
+	cd full && dvc repro
+
+full/dvc.yaml: dvc.yaml
 	sed -i.bak '/^\/full$$/d' .dvcignore && rm .dvcignore.bak
 	cp dvc.yaml full/dvc.yaml
-	cd full && dvc repro
 
 plots: setup ## write all curves and pictures into one page
 	dvc plots show

@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import PEERS, installed
 from benchmarks.report import run_text
-from ddpm.base.faults import Fault
 from ddpm.base.files import write_json
 from ddpm.base.progress import progress_bar
 from ddpm.machine.device import device_name, measure_seconds, pick_device
@@ -203,10 +202,7 @@ def chosen(args: argparse.Namespace) -> Iterator[tuple[str, str, Recipe]]:
 
 def benchmark(kind: str, args: argparse.Namespace, run: Callable[[Recipe, torch.device], dict[str, Any]]) -> None:
     """Do `run` for each chosen network, print its table, and write everything into one json."""
-    try:
-        device = pick_device(args.device)
-    except ValueError as error:
-        raise Fault(f"--device {error}") from None
+    device = pick_device(args.device)
     path = args.json or WORK / "benchmarks" / f"{kind}-{device.type}.json"
     command = shlex.join(["python", "-m", f"benchmarks.{kind}", *sys.argv[1:]])
     result: dict[str, Any] = {"benchmark": kind, "command": command, "machine": machine(device), "runs": []}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import machine
-from benchmarks.quality import CPU, Measures, kept
+from benchmarks.quality import CPU, Measures, kept, must_be
 from benchmarks.report import aligned
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import write_json
@@ -112,7 +112,8 @@ def main(args: argparse.Namespace) -> None:
     path, paths = args.json or WORK / "benchmarks" / "draws.json", Paths(args.scale, args.recipe)
     result = kept(path, "draws")
     result |= {"command": "python -m benchmarks.draws RECIPE SAMPLER ... --guidance ... --autoguidance ..."}
-    result |= {"machine": machine(CPU), "yardstick_sha256": yardstick_sha256()}
+    must_be(result.setdefault("yardstick_sha256", yardstick_sha256()), yardstick_sha256(), path, "measures by the yardstick")
+    result["machine"] = machine(CPU)
     chosen, guide = weights(paths, args.step, max(args.autoguidance))
     model, digest = load(chosen, "cpu", args.precision, guide), sha256_of(chosen)[:12]
     images = np.array(training_images(paths)[0])

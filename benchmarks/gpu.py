@@ -13,7 +13,7 @@
 
 Nothing here needs DVC: stages are run by hand, with the python that runs this. Logs, tables, pictures and checkpoints are
 copied into the folder OUT, whole or not at all, the small ones first and at most --megabytes in all. What was cut off goes
-on with the same command: a part that is done is left out (work/gpu.json says which), a training resumes.
+on with the same command: a part that is done is left out (work/gpu/gpu.json says which), a training resumes.
 """
 
 from __future__ import annotations

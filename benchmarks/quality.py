@@ -258,6 +258,12 @@ def kept(path: Path, benchmark: str) -> dict[str, Any]:
     return result
 
 
+def must_be(kept: Any, now: Any, path: Path, what: str) -> None:
+    """Raises Fault if what is kept in `path` was made otherwise than now: its rows would stand beside others' name."""
+    if kept != now:
+        raise Fault(f"--json {path}: holds {what} {kept!r}, and this is {now!r}; accepted: the same, or a new file")
+
+
 def changes_of(words: list[str]) -> dict[str, Any]:
     """{"lr": 0.002} of ["lr=2e-3"]. Raises Fault."""
     found = {}
@@ -287,6 +293,8 @@ def main(args: argparse.Namespace) -> None:
     options = ["--recipe", *args.recipe, "--minutes", *(f"{minutes:g}" for minutes in args.minutes)]
     options += ["--settings", *args.settings] if args.settings else []
     result["command"] = f"python -m benchmarks.quality --scale {args.scale} {' '.join(options)} --images {args.images}"
+    alike = {"scale": args.scale, "settings": args.settings, "images": args.images, "yardstick": yardstick_sha256()}
+    must_be(result.setdefault("alike", alike), alike, path, "rows of")
     result |= {"machine": machine(CPU), "yardstick_sha256": yardstick_sha256()}
     names = [name for name, (package, _) in CONTENDERS.items() if package is None or installed(package)]
     for name in sorted(CONTENDERS.keys() - set(names)):

@@ -118,7 +118,7 @@ def contenders(recipe: Recipe, batch_size: int, steps: int, device: torch.device
         return NoiseStreams(0, range(batch_size), shape, device)
 
     flops = total_flops(fresh(), shape)
-    # As stages.drawing decides for the grid figure.
+    # As ddpm.sampling.drawing decides for the grid figure.
     calls = recipe.figures.grid.images * recipe.figures.drawing.chosen().num_steps
     compiled = sampling_repays(calls * flops, device)
     for choice in [compiled, not compiled]:

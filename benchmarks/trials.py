@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import machine
-from benchmarks.quality import CPU, Measures, done, kept, ours, unconditional
+from benchmarks.quality import CPU, Measures, done, kept, must_be, ours, unconditional
 from benchmarks.report import aligned
 from ddpm.base.faults import faults_reported
 from ddpm.base.files import write_json
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     images = np.array(training_images(Paths(args.scale, args.recipe))[0])
     measure, differs = Measures(images), " ".join(args.settings)
     result |= {"command": "python -m benchmarks.trials NAME SETTING=VALUE ...", "machine": machine(CPU)}
-    result["yardstick_sha256"] = yardstick_sha256()
+    must_be(result.setdefault("yardstick_sha256", yardstick_sha256()), yardstick_sha256(), path, "measures by the yardstick")
     steps = max(1, args.seen // recipe.train.batch_size)
     facts = {"scale": args.scale, "recipe": args.recipe, "seen": args.seen, "name": args.name, "differs": differs}
     facts["arithmetic"] = resolve_precision(recipe.train.precision, CPU)
@@ -79,6 +79,9 @@ def main(args: argparse.Namespace) -> None:
             row = done(f"{args.name}, seed {seed}", ours(recipe, images, steps, seed), steps, args.images, measure)
             result["rows"][key] = {**facts, "seed": seed, **row}
             write_json(path, result)
+        else:
+            row = result["rows"][key]
+            must_be((row["differs"], row["drawn"]), (differs, args.images), path, f"a trial {args.name!r} of")
     print(f"\n{text(result)}\n\nwrote {path}")
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from ddpm.base.faults import Fault
 from ddpm.base.files import write_text
 from ddpm.base.hashes import sha256_of
 from ddpm.data.sets import DATA_SETS, DataSet
 from ddpm.evaluation.inception import comparison
 from ddpm.model.weights import load_network
+from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import Sampler, autoguided, sampler_of
-from stages import Paths, load_params, params_file, shown, stage
+from stages import Paths, load_params, params_file, read_facts, shown, stage
 
 ABOVE = "../../.."  # the checkout as seen from the card
 PICTURE_WIDTH = 800  # pixels; about what GitHub leaves a page
@@ -43,6 +43,7 @@ RECOGNISED = 0.75  # share of samples in which the yardstick sees the class that
 CAST, CONTRAST = 0.05, 0.9  # a colour cast that is seen; the data's spread of values that is left
 PUBLISHED = 102_400_000  # images that the DDPM paper's CIFAR-10 model saw: 800,000 steps of 128 (arXiv 2006.11239, appendix B)
 SHORT = 0.1  # of these
+SOUGHT = 1000  # samples, and held-out images, among which near copies are sought, at most
 FEW_COMPARED = 1000  # images, below which the distances are noisy
 
 # Key of evaluate.json, name, what is better, what it says. <key>_floor and <key>_se stand beside a key.
@@ -182,10 +183,7 @@ class Facts:
 def result(paths: Paths, name: str) -> dict[str, Any]:
     """The numbers that the stage `name` has written. Raises Fault if they are missing."""
     path = paths.metrics / f"{name}.json"
-    if not path.exists():
-        raise Fault(f"{shown(path)} is missing; it is made by: dvc repro {name}@{paths.recipe}")
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
+    return read_facts(path, f"it is made by: dvc repro {name}@{paths.recipe}")
 
 
 def main(paths: Paths) -> None:
@@ -369,7 +367,8 @@ def signs_of_copies(m: dict[str, Any]) -> Iterator[str]:
     if m["c_t"] < COPYING and not typical(m):
         yield f"C_T {number(m['c_t'])} is below {COPYING:g}"
     share, floor = m["near_copies"], m["near_copies_floor"]
-    if share - floor > WIDE * ((share * (1 - share) + floor * (1 - floor)) / m["compared"]) ** 0.5:
+    sought = min(SOUGHT, m["compared"])
+    if share - floor > WIDE * ((share * (1 - share) + floor * (1 - floor)) / sought) ** 0.5:
         yield f"near copies are a share of {number(share)}, of held-out images {number(floor)}"
     # Without its error a gap says nothing; of four, one is two errors from 0 by chance every fifth time or so.
     errors = [(quarter, f"gap_q{quarter}") for quarter in range(1, 5) if f"gap_q{quarter}_se" in m]
@@ -389,11 +388,9 @@ def limits_of_measures(facts: Facts) -> Iterator[str]:
 def use(facts: Facts) -> Iterator[str]:
     sampler, size, channels = facts.sampler, facts.stats["size"], facts.stats["channels"]
     asked = facts.classes[:2]
-    command = f"python -m tools.sample {facts.recipe} --scale {facts.scale}"
-    method, steps, *spacing = sampler.name.split()
-    command += "".join([f" --method {method} --steps {steps}", *(f" --spacing {word}" for word in spacing)])
-    command += f" --autoguidance {facts.autoguidance:g}" if facts.guide else ""
-    command += f" --class {shlex.join(asked)}" if asked else ""
+    words = ["python", "-m", "tools.sample", facts.recipe, "--scale", facts.scale]
+    words += sampling_options(sampler, facts.autoguidance if facts.guide else 1.0) + (["--class", *asked] if asked else [])
+    command = shlex.join(words)
     yield wrapped(f"Draw, with the checkpoint from the store (all modes: `python -m tools.sample --help`; the library: "
                   f"[docs/library.md]({ABOVE}/docs/library.md)):")  # fmt: skip
     yield f"```sh\ndvc pull\n{command}\n```"
@@ -413,6 +410,17 @@ def use(facts: Facts) -> Iterator[str]:
                   f"without the stage's name, all pictures.{needs}")  # fmt: skip
     folder = shown(params_file(facts.scale)).parent
     yield f"```sh\n{f'cd {folder} && ' if folder != Path() else ''}dvc repro card@{facts.recipe}\n```"
+
+
+def sampling_options(sampler: Sampler, autoguidance: float) -> list[str]:
+    """Those of tools.sample that draw by `sampler`, guided away from an earlier step by `autoguidance` (1 = not)."""
+    method, steps, *spacing = sampler.name.split()
+    words = ["--method", method, "--steps", steps, *(word for name in spacing for word in ("--spacing", name))]
+    if "variance" in METHODS[method].options:
+        words += ["--variance", sampler.variance]
+    if "eta" in METHODS[method].options and sampler.eta:
+        words += ["--eta", f"{sampler.eta:g}"]
+    return words + (["--autoguidance", f"{autoguidance:g}"] if autoguidance != 1 else [])
 
 
 def files(facts: Facts) -> Iterator[str]:

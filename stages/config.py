@@ -1,6 +1,5 @@
 """Check the settings of all recipes that run, and write down this one's, before anything is deleted or computed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from stages import ROOT, SCALES, Paths, RuntimeConfig, expanded, load_params, lo
 KEYS = {"scale", "root", "file", "recipe_names", "conditional", "editing", "yardstick", *DEFAULTS, "recipes", "runtime"}
 MOST_PARAMETERS = 20_000_000_000  # of a network: more takes a cluster, and other code
 TRAINING_BYTES = 20  # a parameter: weights, gradients, Adam's two moments and the EMA, in fp32
+FEWEST_HELDOUT = 6  # pictures: the stage evaluate looks for the five nearest others of each
 
 
 def main(paths: Paths) -> None:
@@ -111,13 +111,21 @@ def contents(paths: Paths, data: DataConfig) -> Contents:
     """What the recipe's folder of pictures holds or, where it is away, what manifest.json says of it. Raises Fault."""
     folder, manifest = expanded(data.source), paths.data / "manifest.json"
     if not folder.exists() and manifest.exists():
-        facts = json.loads(manifest.read_text())
+        facts = paths.facts("manifest.json", "download")
         if facts["dataset"] == data.dataset and "classes" in facts:
             return Contents(tuple(facts["classes"]), facts["count"])
+    key = "source"
     try:
         pictures = FolderImages(folder)
+        if data.heldout:
+            key = "heldout"
+        heldout = len(FolderImages(expanded(data.heldout)) if data.heldout else FolderImages(folder, "heldout"))
     except Fault as fault:
-        raise Fault(f"recipes.{paths.recipe}.data.source = {data.source!r}: {fault}") from None
+        raise Fault(f"recipes.{paths.recipe}.data.{key} = {getattr(data, key)!r}: {fault}") from None
+    if heldout < FEWEST_HELDOUT:
+        what = "pictures to hold out" if data.heldout else f"of its {len(pictures)} pictures would be held out, a tenth by name"
+        accepted = f"accepted: {FEWEST_HELDOUT} or more, which the measures need: more pictures, or more in data.heldout"
+        raise Fault(f"recipes.{paths.recipe}.data.{key} = {getattr(data, key)!r}: {heldout} {what}; {accepted}")
     return Contents(pictures.classes, len(pictures))
 
 

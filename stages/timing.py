@@ -28,12 +28,13 @@ def seconds(model: Model, sampler: Sampler, count: int, guidance: float, max_sec
             pass
 
     run(1)  # warm-up: allocations, kernel choice
-    few = min(3, sampler.num_steps)
-    estimate = measure_seconds(lambda: run(few), model.device) / few * sampler.num_steps
+    every = len(sampler.grid(model.schedule)) - 1  # Heun makes two network calls a step
+    few = min(3, every)
+    estimate = measure_seconds(lambda: run(few), model.device) / few * every
     if estimate <= max_seconds:
-        return measure_seconds(lambda: run(sampler.num_steps), model.device), False
-    steps = max(few, int(max_seconds / estimate * sampler.num_steps))
-    return measure_seconds(lambda: run(steps), model.device) / steps * sampler.num_steps, True
+        return measure_seconds(lambda: run(every), model.device), False
+    steps = max(few, int(max_seconds / estimate * every))
+    return measure_seconds(lambda: run(steps), model.device) / steps * every, True
 
 
 def main(paths: Paths) -> None:

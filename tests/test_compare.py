@@ -114,6 +114,15 @@ def test_what_was_not_measured_alike_gets_no_verdict(changes: dict[str, Any], na
     assert said(a, b)["loss"] == "none", "whose scale is not that of the measures"
 
 
+def test_guidance_is_a_way_of_measuring_conditional_models() -> None:
+    a, b = ({"train.context_dim": 10, "evaluation.guidance": guidance} for guidance in (1.0, 2.0))
+    a, b = (facts()._replace(settings=settings) for settings in (a, b))
+    assert compare.differing(a, b) == ["guidance (1.0 / 2.0)"]
+    assert compare.differing(a, a) == []
+    a, b = (side._replace(settings=side.settings | {"train.context_dim": 0}) for side in (a, b))
+    assert compare.differing(a, b) == [], "it changes nothing without classes"
+
+
 def test_other_data_or_an_unknown_yardstick_is_not_comparable() -> None:
     a, b = facts(), facts()._replace(hashes={"sha256 of stats": "b", "sha256 of heldout": "d"})
     assert compare.differing(a, b) == ["sha256 of heldout (c / d)"]
@@ -344,6 +353,23 @@ def test_models_of_other_kinds_stand_above_each_other(trained: Checkout, monkeyp
     first, second = rows_of(picture)
     assert np.array_equal(first, sampled(tmp_path / "a", 3, "ddim 5", 9)), "guided as its own evaluation was"
     assert np.array_equal(second, sampled(here, 3, "ddim 5", 9))
+
+
+def test_the_rows_are_guided_as_what_was_measured(trained: Checkout, monkeypatch, tmp_path: Path) -> None:
+    """Away from the file that evaluate.json names, by the scale of the side's own settings."""
+    (trained.path / "models/demo/one").mkdir(parents=True)
+    here = trained.path / "models/demo/one/ema.safetensors"
+    for name, seed in ((here, 4), (here.with_name("ema-000002.safetensors"), 5)):
+        write_weights(name, seed=seed, context_dim=5)
+    (trained.path / compare.settings_file("demo", "one")).write_text(json.dumps(EVALUATION | {"autoguidance": 2.0}))
+    measured = trained.path / "metrics/demo/one/evaluate.json"
+    measured.write_text(json.dumps(json.loads(measured.read_text()) | {"guide": "ema-000002.safetensors"}))
+    run(monkeypatch, "base", "--images", 3, "--out", tmp_path / "rows.png")
+    first, second = rows_of(tmp_path / "rows.png")
+    assert np.array_equal(first, sampled(tmp_path / "a", 3))
+    model = load(here, "cpu", "fp32", here.with_name("ema-000002.safetensors"))
+    assert np.array_equal(second, model.sample(3, "unipc 4", 3, guidance=3.0, autoguidance=2.0))
+    assert not np.array_equal(second, sampled(here, 3))
 
 
 def test_without_a_checkpoint_there_are_the_numbers(trained: Checkout, monkeypatch, capsys, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from dvc.utils.serialize import parse_yaml
 
 from ddpm.base.faults import Fault
 from ddpm.base.settings import validate
-from ddpm.recipe import check, resolve
+from ddpm.data.settings import Contents
+from ddpm.model.weights import MAX_SIDE
+from ddpm.recipe import MOST, check, resolve
 from ddpm.training.settings import TrainConfig, in_steps
 from stages import SCALES, Paths, RuntimeConfig, load_params, load_yaml
 from tiny import train_config
@@ -146,8 +148,7 @@ BAD_FOR_CELEBA = [
     ("recipes.celeba.train.context_dim", 10, "accepted: 0, unconditional"),
     ("recipes.celeba.data.size", 8, "accepted: more than 8"),
     ("recipes.celeba.data.size", 0, "side of the square"),
-    ("recipes.celeba.data.size", 10**9, "at most 4,096"),
-    ("recipes.celeba.data.size", 4096, "take at most 1.0 TB"),
+    ("recipes.celeba.data.size", 10**9, "at most 1,024"),
     ("recipes.celeba.figures.grid.images", 10**12, "at most 10,000"),
     ("recipes.celeba.data.crop", [51, 57, 128, 128], "left + width <= 178"),
     ("recipes.celeba.data.crop", [25, 91, 128, 128], "top + height <= 218"),
@@ -167,6 +168,16 @@ def test_bad_values_are_named(recipe: str, key: str, value: Any, accepted: str) 
     assert accepted in line
     assert f".{key}" not in line, "named as it was written"
     assert "\n" not in line, "one fault, one line"
+
+
+def test_the_largest_images_are_those_whose_network_can_be_loaded() -> None:
+    assert MOST["data.size"] == MAX_SIDE
+
+
+def test_what_fills_a_disk_is_refused() -> None:
+    drawn = {"recipes.celeba.data.source": "synthetic", "recipes.celeba.data.images": 10_000_000}
+    line = message(drawn | {"recipes.celeba.data.size": 512}, "celeba")
+    assert "recipes.celeba.data.size = 512: 10,000,000 images take 7.9 TB; accepted: a size or a number" in line
 
 
 @pytest.mark.parametrize("key", ["train.checkpoints", "figures.samplers.compared", "figures.solvers.steps"])
@@ -257,6 +268,10 @@ def test_every_recipe_that_runs_is_checked() -> None:
             check(params({"recipe_names": names}))
     with pytest.raises(Fault, match=r"^conditional = \['celeba'\]; accepted: a list out of cifar10_classes, sprites"):
         check(params({"conditional": ["celeba"]}))
+    mine = {"recipes.mine": {"data": {"dataset": "folder", "source": "/one"}, "train": {"context_dim": 1}}}
+    alone = params(mine | {"recipe_names": ["mine"], "conditional": ["mine"], "editing": []})
+    with pytest.raises(Fault, match=r"^conditional = \['mine'\]; accepted: \[\], .* train.context_dim above 1"):
+        check(alone, lambda name, data: Contents(("cats",), 100))
     with pytest.raises(Fault, match=r"^editing = \['mnist'\]; accepted: a list out of cifar10, .*, recipes that run"):
         check(params({"editing": ["mnist"]}))
     with pytest.raises(Fault, match=r"^yardstick = \['mnist'\]; accepted: \[\], or one of cifar10, "):

@@ -127,7 +127,7 @@ def test_the_code_of_the_pages_runs(tmp_path: Path) -> None:
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     metadata = {"config": config.model_dump(), "step": 7, "kind": "ema", "data": facts, "classes": names}
     (tmp_path / CHECKPOINT).parent.mkdir(parents=True)
-    for name, seed in (("ema", 0), ("raw-001600", 1)):
+    for name, seed in (("ema", 0), ("ema-001600", 1)):
         path = (tmp_path / CHECKPOINT).with_name(f"{name}.safetensors")
         save_weights(path, randomised(build_network(config), seed), metadata)
     found = {page: BEFORE.get(page, "") + "\n".join(blocks(page, "python")) for page in PAGES if blocks(page, "python")}
@@ -173,12 +173,14 @@ RUN_BY = {
     "dvc repro": "test_pipeline: a_second_run_does_nothing",
     "dvc pull": "test_pipeline: a_clone_pulls_checkpoints_and_samples",
     "dvc pull small/dvc.yaml:train@celeba": "test_tools_sample: make_samples_draws_from_a_download_without_git",
+    'git commit -m "Share through our remote" .dvc/config && git push': "test_team: one_trains_and_all_pull",
     "dvc push": "test_team: one_trains_and_all_pull",
     "dvc exp push origin NAME": "test_team: one_trains_and_all_pull",
     "python -m tools.verify": "test_sharing: a_damaged_object_is_named_and_replaced",
     "dvc exp run --queue -S 'train.lr=1e-3,3e-4' && dvc queue start": "test_pipeline: a_queued_experiment_runs_its_own_copy",
     "CUDA_VISIBLE_DEVICES=0 dvc queue start": "test_queue: each_queue_worker_keeps_its_gpu",
     "CUDA_VISIBLE_DEVICES=1 dvc queue start --jobs 2": "test_queue: each_queue_worker_keeps_its_gpu",
+    "make full/dvc.yaml": "test_pipeline: the_published_scale_has_the_same_pipeline",
     "torchrun --nnodes=2 --node-rank=0 --master-addr=HOST0 --nproc-per-node=8 -m stages.train cifar10 --scale full":
         "test_distributed: two_machines_without_a_shared_disk_train_one_network",
     "torchrun --nproc-per-node=4 -m tools.sample cifar10 --images 10000 --out images.npy":
@@ -199,6 +201,7 @@ NOT_RUN = {
     "make test": "runs this test",
     "ruff check . && mypy && python -m pytest -n logical --dist loadfile --no-loadscope-reorder": "runs this test",
     "cd small && dvc repro train@cifar10": "takes an hour, and real images, which are not here",
+    "(cd full && dvc repro preprocess@cifar10)": "fetches CIFAR-10 from its host",
     "cd full && dvc commit -f train@cifar10 && dvc repro": "takes days of a GPU before it",
     "srun --nodes=2 --ntasks-per-node=1 bash -c 'torchrun --nnodes=2 --node-rank=$SLURM_NODEID --nproc-per-node=8 "
     "--master-addr=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) -m stages.train cifar10 --scale full'":
@@ -358,7 +361,7 @@ def test_commands_have_the_options_that_they_name(
     page: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """DVC's own parser, those of the tools and the Makefile know what the page writes, in blocks and in sentences."""
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     sentences = inline(page)
     for command in [*commands(page), *sentences]:
         for words in parts(command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ddpm.sampling.denoiser import Autoguided
 from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import Sampler, sampler_of
+from stages import timing
 from tiny import randomised, train_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,3 +242,25 @@ assert "torch._dynamo" not in sys.modules, "which takes as long to import as tor
 def test_the_library_draws_without_dvc_and_without_the_stages(weights: Path, tmp_path: Path) -> None:
     env = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     subprocess.run([str(Path(sys.executable).absolute()), "-c", SCRIPT, weights], cwd=tmp_path, env=env, check=True)
+
+
+@pytest.mark.parametrize("sampler", ["unipc 10", "heun 10", "ddim 10"])
+def test_projected_seconds_are_those_of_all_steps(weights: Path, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+    """By a clock that counts the network's calls. Heun makes two in a step, or one: its projection is near, not double."""
+    model, calls = load(weights, "cpu"), []
+    network = model.denoiser
+
+    def counting(*rest: object) -> object:
+        denoise = network(*rest)
+        return lambda *given: (calls.append(1), denoise(*given))[1]
+
+    def measured(run: Callable[[], None], device: torch.device) -> float:
+        before = len(calls)
+        run()
+        return float(len(calls) - before)
+
+    monkeypatch.setattr(model, "denoiser", counting)
+    monkeypatch.setattr(timing, "measure_seconds", measured)
+    whole = measured(lambda: [*model.states(2, sampler)], model.device)
+    assert timing.seconds(model, sampler_of(sampler), 2, 1.0, 100.0) == (whole, False)
+    assert timing.seconds(model, sampler_of(sampler), 2, 1.0, 5.0) == (pytest.approx(whole, rel=0.4), True)

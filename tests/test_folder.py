@@ -24,7 +24,9 @@ from ddpm.data.archives import in_tenth
 from ddpm.data.folder import FolderImages, as_seen
 from ddpm.data.preprocess import pack
 from ddpm.data.settings import Contents, DataConfig
+from ddpm.evaluation.distances import density_coverage
 from ddpm.recipe import resolve
+from stages.config import FEWEST_HELDOUT, contents
 from test_data_stages import Project
 
 PAGE = ROOT / "docs/own-pictures.md"
@@ -262,6 +264,28 @@ def test_the_folder_says_the_classes_and_how_long_an_epoch_is() -> None:
     params["recipes"]["mine"]["train"]["context_dim"] = 3
     with pytest.raises(Fault, match="context_dim = 3; accepted: 0, unconditional, or 2, the classes of folder"):
         resolve(params, "mine", look)
+
+
+def test_too_few_held_out_to_measure_with_are_refused_before_any_training(tmp_path: Path) -> None:
+    """Six are the fewest of which each has the five neighbours of density and coverage."""
+    points = np.random.default_rng(0).normal(size=(FEWEST_HELDOUT, 3))
+    assert density_coverage(points, points) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="accepted: 1 to 4"):
+        density_coverage(points[1:], points)
+    for number in range(40):
+        save(tmp_path / "many" / f"{number}.png", picture(20, 20, number))
+    for number in range(6):
+        save(tmp_path / "others" / f"{number}.png", picture(20, 20, number))
+    paths, few = stages.Paths("demo", "mine"), len(FolderImages(tmp_path / "many", "heldout"))
+    assert 0 < few < FEWEST_HELDOUT
+    said = rf"^recipes.mine.data.source = '.*many': {few} of its 40 pictures would be held out, .*; accepted: 6 or more"
+    with pytest.raises(Fault, match=said):
+        contents(paths, config(source=str(tmp_path / "many")))
+    both = config(source=str(tmp_path / "many"), heldout=str(tmp_path / "others"))
+    assert contents(paths, both) == Contents((), 40)
+    (tmp_path / "others/0.png").unlink()
+    with pytest.raises(Fault, match=r"^recipes.mine.data.heldout = '.*others': 5 pictures to hold out; accepted: 6 or more"):
+        contents(paths, both)
 
 
 # --- The stages ----------------------------------------------------------------------------------------------------

@@ -301,7 +301,7 @@ BAD_PARAMS: list[tuple[str, Any, str]] = [
         {"channels": [8192, 8192], "attention": [], "num_res": 10},
         "of train.channels = [8192, 8192] and train.num_res = 10 has ",
     ),
-    ("recipes.celeba.data.size", 10**9, "recipes.celeba.data.size = 1000000000; accepted: at most 4,096"),
+    ("recipes.celeba.data.size", 10**9, "recipes.celeba.data.size = 1000000000; accepted: at most 1,024"),
     ("figures.grid.images", 10**400, "; accepted: at most 10,000"),
     ("train.num_timesteps", 10**9, "at most 100,000"),
     ("train.steps", 10**26, "at most 10^9"),

@@ -172,6 +172,12 @@ def test_trials_are_kept_and_compared_with_the_base(tmp_path: Path, monkeypatch:
     for word in ("lr", "=3", "learning=1"):
         with pytest.raises(Fault, match=r"accepted|unknown"):
             trials.main(argparse.Namespace(name="wrong", settings=[word], **common))
+    for changed in ({"settings": ["lr=6e-3"]}, {"settings": ["lr=5e-3"], "images": 41}):
+        with pytest.raises(Fault, match=r"holds a trial 'high' of \('lr=5e-3', 40\), and this is .*; accepted: the same"):
+            trials.main(argparse.Namespace(**common | {"name": "high"} | changed))
+    path.write_text(path.read_text().replace('"yardstick_sha256": "', '"yardstick_sha256": "0'))
+    with pytest.raises(Fault, match="holds measures by the yardstick '0"):
+        trials.main(argparse.Namespace(name="base", settings=[], **common))
 
 
 def test_ways_to_draw_are_kept_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -211,6 +212,14 @@ def test_settings_that_differ_and_commands(tree: Tree, monkeypatch: pytest.Monke
     assert sample in text
     assert "evaluate@sprites classes@sprites editing@sprites" in text
     assert "classes@" not in section(page, "cifar10").text
+
+
+def test_autoguidance_of_the_grid_is_said(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = json.loads((tree.metrics("sprites") / "config/figures.json").read_text())
+    tree.change("sprites", "config/figures.json", grid=figures["grid"] | {"autoguidance": 1.5})
+    text = section(write(monkeypatch, tree), "sprites").text
+    assert "--method ddpm --steps 4 --variance small --autoguidance 1.5 --guidance 2 --seed 0" in text
+    assert "by DDPM 4, autoguidance 1.5, seed 0; not selected." in text
 
 
 def test_text_is_no_markup(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

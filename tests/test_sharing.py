@@ -143,8 +143,16 @@ def test_a_clone_that_lacks_them_repairs_nothing(project: Checkout, tmp_path: Pa
     other = clone(project, tmp_path / "elsewhere/clone")
     (lost,) = (other.path / "store/files/md5").glob("*/*.dir")
     lost.unlink()
+    whole = objects(other.path / "store")
     said = other.python("-m", "tools.verify", "--repair", rc=1)
     assert "models/demo/cifar10: missing" in said
     assert len(objects(other.path / "store")) == 2
+    other.git("checkout", "--quiet", "store")
+    name = next(name for name, content in whole.items() if content == trained(project))
+    for spoil in (damage_in(other.path / "store"), lambda name: (other.path / "store/files/md5" / name).unlink()):
+        spoil(name)
+        left = objects(other.path / "store")
+        assert "2 whole, 1 missing or damaged" in other.python("-m", "tools.verify", "--repair", rc=1)
+        assert objects(other.path / "store") == left, "its list is the last word on what belongs there"
     wrong = other.python("-m", "tools.verify", "--remote", "nowhere", rc=1)
     assert "error: --remote nowhere: no such remote; accepted: store" in wrong

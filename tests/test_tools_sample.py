@@ -349,6 +349,10 @@ COMBINATIONS = [
     (["cifar10", "--mask", "0,0,1,1"], "with --mode inpaint"),
     (["cifar10", "--times", "5", "--method", "ddpm"], "with --mode inpaint and --method ddpm"),
     (["cifar10", "--mode", "inpaint", "--image", "a.png", "--mask", "0,0,1,1", "--jump", "2"], "and --method ddpm"),
+    (
+        ["cifar10", "--mode", "inpaint", "--image", "a.png", "--mask", "0,0,1,1", "--method", "ddpm", "--jump", "2"],
+        "--jump 2: accepted with --times 2 or more",
+    ),
     (["cifar10", "--strength", "0.5"], "with --mode edit"),
     (["cifar10", "--seed-to", "5"], "with --mode interpolate"),
     (["cifar10", "--image", "a.png"], "accepted: 0"),

@@ -31,7 +31,7 @@ from ddpm.base.settings import validate
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.pictures import save_labelled_rows
 from ddpm.recipe import PARTS, flattened
-from ddpm.sampling import load
+from ddpm.sampling import Model, load
 from stages import ROOT, SCALES, Paths, load_yaml, params_file, shown
 from tools import positive
 from tools.outdated import outdated
@@ -112,6 +112,8 @@ def differing(a: Facts, b: Facts) -> list[str]:
     ours, theirs = ({"autoguidance": 1.0} | side.quality for side in (a, b))
     pairs = {key: (ours.get(key), theirs.get(key)) for key in ALIKE}
     pairs |= {key: (a.hashes[key], b.hashes[key]) for key in a.hashes}
+    if any(side.settings.get("train.context_dim") for side in (a, b)):
+        pairs |= {"guidance": (a.settings.get("evaluation.guidance"), b.settings.get("evaluation.guidance"))}
     unlike = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] or pair[0] is None}
     if "evaluate" in (*a.old, *b.old):
         of_a, of_b = ("outdated" if "evaluate" in side.old else "current" for side in (a, b))
@@ -232,16 +234,23 @@ def files_at(root: Path, revision: str) -> DVCFileSystem:
 def drawn(sides: tuple[Side, Side], scale: str, recipe: str, count: int, folder: Path) -> list[np.ndarray]:
     """The first `count` images of the EMA weights of each side: uint8 (count, H, W, C) each, of all classes in turn.
 
-    Both by the sampler, seed and precision of the second side's evaluation; guidance is each side's own. Raises Fault.
+    Both by the sampler, seed and precision of the second side's evaluation; each side's guidance, autoguidance and guide are
+    its own. Raises Fault.
     """
-    files = [checkpoint(side, f"models/{scale}/{recipe}/ema.safetensors", folder) for side in sides]
     own = [validate(EvaluationConfig, side.read(settings_file(scale, recipe)), "evaluation") for side in sides]
-    common, device = own[1], Paths(scale, recipe).runtime().device
-    images = []
-    for file, settings in zip(files, own, strict=True):
-        model = load(file, device, common.precision)
-        images.append(model.sample(count, common.chosen, common.seed, None, settings.guidance, common.batch_size))
-    return images
+    common = own[1]
+    models = [measured_model(side, scale, recipe, common.precision, folder) for side in sides]
+    ways = [(settings.guidance, common.batch_size, settings.autoguidance) for settings in own]
+    both = zip(models, ways, strict=True)
+    return [model.sample(count, common.chosen, common.seed, None, *way) for model, way in both]
+
+
+def measured_model(side: Side, scale: str, recipe: str, precision: str, folder: Path) -> Model:
+    """The EMA weights of `side`, with the guide that its measured samples were led away from. Raises Fault."""
+    guide = side.read(f"metrics/{scale}/{recipe}/evaluate.json").get("guide")
+    names = ["ema.safetensors", *([guide] if guide else [])]
+    files = [checkpoint(side, f"models/{scale}/{recipe}/{name}", folder) for name in names]
+    return load(files[0], Paths(scale, recipe).runtime().device, precision, files[1] if guide else None)
 
 
 def settings_file(scale: str, recipe: str) -> str:

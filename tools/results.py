@@ -96,7 +96,8 @@ def training_tables() -> list[str]:
     for scale, recipe, folder in trained():
         data = read(ROOT / "data" / scale / recipe, "stats.json")
         train, speed, config = read(folder, "train.json"), read(folder, "speed.json"), read(folder / "config", "train.json")
-        name, machine = f"{scale} / {recipe}", f"{speed['device']}, {speed['precision']}, torch {speed['torch']}"
+        processes = f" in each of {speed['processes']} processes" if speed.get("processes", 1) > 1 else ""
+        name, machine = f"{scale} / {recipe}", f"{speed['device']}{processes}, {speed['precision']}, torch {speed['torch']}"
         places.append([name, f"{data['origin']}, {data['size']} px", machine])
         numbers.append(
             [
@@ -163,7 +164,7 @@ MEANING = (
     "Samples of the EMA weights beside real images: ± the standard error, in brackets the floor, which is the same measure of "
     "held-out real images. "
 )
-WITHIN = "Distances depend on the data set, its size and the images drawn: compare within a data set."
+WITHIN = "Distances depend on the data set, its size and the images drawn: compare within a data set, and one number drawn."
 
 
 def in_brief(page: Path = README) -> list[str]:

@@ -157,6 +157,7 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for name, value in (("times", args.times), ("jump", args.jump)):
         by = f"--{name} with --mode {mode} and --method {method}: accepted with --mode inpaint and --method ddpm"
         refuse(value is not None and (mode != "inpaint" or method != "ddpm"), by)
+    refuse(args.jump is not None and (args.times or 1) == 1, f"--jump {args.jump}: accepted with --times 2 or more")
     no_share = args.strength is not None and not 0 < args.strength <= 1
     refuse(no_share, f"--strength {args.strength}: accepted: above 0, at most 1")
     following = ", ".join(name for name in METHODS if Sampler(name, 1).follows_ode)

@@ -70,14 +70,17 @@ def read(store: Any, name: str) -> bytes:
 
 
 def repair(repo: Any, remote: str | None, found: list[Found]) -> None:
-    """Delete from `remote` what is damaged, and push what the cache here holds."""
-    store = repo.cloud.get_remote(remote).odb
-    faulty = {each.path: each for each in found if each.state != WHOLE}
-    # DVC takes the list of a folder as a proof that the remote has its files, so this goes too.
-    lists = {each.path: each for each in found if each.name.endswith(LIST) and each.state == WHOLE}
-    broken = {lists[folder] for path in faulty for folder in path.parents if folder in lists}
-    for each in [*(each for each in faulty.values() if each.state == DAMAGED), *broken]:
-        store.delete(each.name)
+    """Push what the cache here holds; for that, delete from `remote` what is damaged there and whole here."""
+    store, cache = repo.cloud.get_remote(remote).odb, repo.cache.local
+    faulty = [each for each in found if each.state != WHOLE]
+    here = {each.path: state(cache, each.name) == WHOLE for each in faulty}
+    for each in found:
+        if each.state == DAMAGED and here[each.path]:
+            store.delete(each.name)
+        # DVC takes the list of a folder as a proof that the remote has its files, so this goes too, if all can come back.
+        lacking = [here[path] for path in here if each.path in path.parents]
+        if each.name.endswith(LIST) and each.state == WHOLE and lacking and all(lacking) and state(cache, each.name) == WHOLE:
+            store.delete(each.name)
     repo.push(remote=remote)
 
 

@@ -24,7 +24,7 @@ DEFAULTS = ("train", "figures", "evaluation")  # the parts whose defaults stand 
 
 # The most that a setting may ask for: far beyond what anyone draws, far below what fills a memory or never ends.
 MOST = {
-    "data.size": 4096,
+    "data.size": 1024,  # as model.weights.MAX_SIDE: larger images' networks could not be loaded
     "data.images": 10_000_000,
     "figures.drawing.guidance": 1000,
     "figures.drawing.per_row": 1000,
@@ -182,10 +182,10 @@ def check(params: dict[str, Any], look: Look = nowhere) -> dict[str, Recipe]:
     if lines:
         raise Fault("\n".join(dict.fromkeys(lines)))  # a fault of the defaults is that of every recipe
     conditional = params.get("conditional")
-    can_be = [name for name, recipe in recipes.items() if recipe.train.context_dim]
+    can_be = [name for name, recipe in recipes.items() if recipe.train.context_dim > 1]
     if not isinstance(conditional, list) or not set(map(str, conditional)) <= set(can_be):
         accepted = f"a list out of {', '.join(can_be)}" if can_be else "[]"
-        raise Fault(f"conditional = {conditional!r}; accepted: {accepted}, recipes that run with train.context_dim above 0")
+        raise Fault(f"conditional = {conditional!r}; accepted: {accepted}, recipes that run with train.context_dim above 1")
     editing = params.get("editing")
     if not isinstance(editing, list) or not set(map(str, editing)) <= set(recipes):
         raise Fault(f"editing = {editing!r}; accepted: a list out of {', '.join(recipes)}, recipes that run")

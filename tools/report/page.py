@@ -16,9 +16,9 @@ from ddpm.base.progress import progress_bar
 from ddpm.evaluation.inception import comparison
 from ddpm.figures.settings import Drawing
 from ddpm.recipe import DEFAULTS, PARTS, flattened
-from ddpm.sampling.samplers import METHODS
 from ddpm.sampling.settings import autoguided
 from stages import params_file, shown
+from stages.card import sampling_options
 from stages.editing import PAIRS
 from stages.overview import COLUMNS, STRIPS
 from tools.compare import BETTER, MEANING, Facts, Side, differing, facts_of, measures, readable, row
@@ -294,7 +294,8 @@ def samples(results: Results) -> Html:
         return unmade(results, "grid", "grid.png")
     sampler, seed = Drawing(**results.figures["drawing"]).chosen(), results.figures["grid"]["seed"]
     about = f"samples of a model of {of_what(results)}"
-    caption = f"{len(images)} {about}, by {sampler.label}, seed {seed}; not selected."
+    guided = autoguided(results.figures["grid"].get("autoguidance", 1.0))
+    caption = f"{len(images)} {about}, by {sampler.label}{guided}, seed {seed}; not selected."
     return figure(images, round(len(images) ** 0.5), f"Grid of {about}", caption)
 
 
@@ -497,14 +498,8 @@ def sample_command(results: Results) -> str:
     if not results.figures:
         return ""
     drawing, grid = Drawing(**results.figures["drawing"]), results.figures["grid"]
-    sampler = drawing.chosen()
     words = ["python -m tools.sample", results.paths.recipe, "--scale", results.paths.scale]
-    method, steps, *spacing = sampler.name.split()
-    words += ["--method", method, "--steps", steps, *(word for name in spacing for word in ("--spacing", name))]
-    if "variance" in METHODS[sampler.method].options:
-        words += ["--variance", sampler.variance]
-    if "eta" in METHODS[sampler.method].options and sampler.eta:
-        words += ["--eta", f"{sampler.eta:g}"]
+    words += sampling_options(drawing.chosen(), grid.get("autoguidance", 1.0))
     if results.json("config/train.json").get("context_dim"):
         words += ["--guidance", f"{drawing.guidance:g}"]
     words += ["--seed", str(grid["seed"]), "--images", str(grid["images"]), "--per-row", str(round(grid["images"] ** 0.5))]

@@ -16,12 +16,11 @@ from ddpm.base.settings import validate
 from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.pictures import images_in
 from ddpm.model.pixels import to_uint8
-from ddpm.sampling import load
 from ddpm.sampling.noise import NoiseStreams
 from stages import Paths, load_yaml, params_file, shown
 from stages.packed import array_path
 from stages.path import ROWS
-from tools.compare import Side, checkpoint
+from tools.compare import Side, measured_model
 from tools.outdated import outdated
 from tools.revisions import read_file
 
@@ -134,9 +133,7 @@ class Results:
         """The images `chosen` of those that the stage evaluate draws: uint8 (N, H, W, C). Raises Fault."""
         config = validate(EvaluationConfig, self.json("config/evaluation.json"), "evaluation")
         with tempfile.TemporaryDirectory() as folder:
-            names = ["ema.safetensors", *filter(None, [self.json("evaluate.json").get("guide")])]
-            files = [checkpoint(self.side, self.path(name, "models"), Path(folder)) for name in names]
-            model = load(files[0], self.paths.runtime().device, config.precision, files[1] if len(files) > 1 else None)
+            model = measured_model(self.side, self.paths.scale, self.paths.recipe, config.precision, Path(folder))
         noise = NoiseStreams(config.seed, chosen, model.shape, model.device)
         context = model.context(max(chosen) + 1)
         rows = None if context is None else context[chosen]
