@@ -149,8 +149,9 @@ def test_a_clone_that_lacks_them_repairs_nothing(project: Checkout, tmp_path: Pa
     assert len(objects(other.path / "store")) == 2
     other.git("checkout", "--quiet", "store")
     name = next(name for name, content in whole.items() if content == trained(project))
-    for spoil in (damage_in(other.path / "store"), lambda name: (other.path / "store/files/md5" / name).unlink()):
-        spoil(name)
+    file = other.path / "store/files/md5" / name[:2] / name[2:]
+    for spoil in (lambda: damage_in(other.path / "store")(name), file.unlink):
+        spoil()
         left = objects(other.path / "store")
         assert "2 whole, 1 missing or damaged" in other.python("-m", "tools.verify", "--repair", rc=1)
         assert objects(other.path / "store") == left, "its list is the last word on what belongs there"
