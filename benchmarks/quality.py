@@ -251,10 +251,11 @@ def text(result: dict[str, Any]) -> str:
 
 
 def kept(path: Path, benchmark: str) -> dict[str, Any]:
-    """What the json `path` holds of `benchmark`, or a result without rows. Raises Fault for another benchmark's."""
+    """What the json `path` holds of `benchmark`, or a result without rows. Raises Fault for another one's or yardstick's."""
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"benchmark": benchmark, "rows": {}}
     if result["benchmark"] != benchmark:
         raise Fault(f"--json {path}: holds the benchmark {result['benchmark']!r}; accepted: one of {benchmark}, or a new file")
+    must_be(result.setdefault("yardstick_sha256", yardstick_sha256()), yardstick_sha256(), path, "measures by the yardstick")
     return result
 
 
@@ -293,9 +294,9 @@ def main(args: argparse.Namespace) -> None:
     options = ["--recipe", *args.recipe, "--minutes", *(f"{minutes:g}" for minutes in args.minutes)]
     options += ["--settings", *args.settings] if args.settings else []
     result["command"] = f"python -m benchmarks.quality --scale {args.scale} {' '.join(options)} --images {args.images}"
-    alike = {"scale": args.scale, "settings": args.settings, "images": args.images, "yardstick": yardstick_sha256()}
+    alike = {"scale": args.scale, "settings": args.settings, "images": args.images}
     must_be(result.setdefault("alike", alike), alike, path, "rows of")
-    result |= {"machine": machine(CPU), "yardstick_sha256": yardstick_sha256()}
+    result["machine"] = machine(CPU)
     names = [name for name, (package, _) in CONTENDERS.items() if package is None or installed(package)]
     for name in sorted(CONTENDERS.keys() - set(names)):
         print(f"{name} is left out: `pip install -e '.[benchmarks]'` installs it")

@@ -20,7 +20,6 @@ from benchmarks.quality import CPU, Measures, done, kept, must_be, ours, uncondi
 from benchmarks.report import aligned
 from ddpm.base.faults import faults_reported
 from ddpm.base.files import write_json
-from ddpm.evaluation.yardstick import yardstick_sha256
 from ddpm.machine.memory import keep_freed_memory
 from ddpm.machine.precision import resolve_precision
 from stages import SCALES, WORK, Paths
@@ -69,7 +68,6 @@ def main(args: argparse.Namespace) -> None:
     images = np.array(training_images(Paths(args.scale, args.recipe))[0])
     measure, differs = Measures(images), " ".join(args.settings)
     result |= {"command": "python -m benchmarks.trials NAME SETTING=VALUE ...", "machine": machine(CPU)}
-    must_be(result.setdefault("yardstick_sha256", yardstick_sha256()), yardstick_sha256(), path, "measures by the yardstick")
     steps = max(1, args.seen // recipe.train.batch_size)
     facts = {"scale": args.scale, "recipe": args.recipe, "seen": args.seen, "name": args.name, "differs": differs}
     facts["arithmetic"] = resolve_precision(recipe.train.precision, CPU)
