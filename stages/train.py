@@ -62,7 +62,7 @@ def train(paths: Paths, settings: RuntimeConfig, device: torch.device, interrupt
     """The work of one process, of which the first one holds the state and writes."""
     keep_freed_memory()
     if distributed.local_rank() == 0:
-        training_labels(paths)  # packs missing arrays, images' too, on each machine once
+        training_images(paths), training_labels(paths)  # packs missing arrays, on each machine once
     distributed.barrier()
     array, facts = training_images(paths)
     config = paths.checked("train", TrainConfig, in_steps(paths.resolved("train"), len(array)))

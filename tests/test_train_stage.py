@@ -12,7 +12,7 @@ import torch
 
 from conftest import Checkout
 from ddpm.base.faults import Fault
-from ddpm.model.weights import load_network
+from ddpm.model.weights import load_network, read_metadata
 from ddpm.training import loop, session
 from ddpm.training.loop import TrainState, new_state, train
 from ddpm.training.loss import training_loss
@@ -122,6 +122,35 @@ def test_a_lost_kept_file_is_made_again_from_the_state_before_it(tmp_path: Path)
         assert {path.name: path.read_bytes() for path in (tmp_path / "models").iterdir()} == published
     assert session.resume(state, config, folder, tmp_path / "models", fresh=True) == []
     assert list(folder.path.iterdir()) == []
+
+
+def test_a_fresh_start_leaves_weights_of_another_training(tmp_path: Path) -> None:
+    """Those that lie here under a name of this one, and those that an earlier start renamed."""
+    ours, other = train_config(checkpoints=[4]), train_config(checkpoints=[4], lr=0.5)
+    mine, foreign = folder_of(ours, tmp_path), folder_of(other, tmp_path)
+    for config, folder in ((ours, mine), (other, foreign)):
+        run_session(folder, config, new_state(config, CPU))
+    theirs = {path.name: path.read_bytes() for path in foreign.path.glob("raw-000004.s*")}
+    for name, content in theirs.items():
+        (mine.path / name).write_bytes(content)
+    for count in (1, 0):  # at the second start nothing is foreign any more
+        lines = session.resume(new_state(ours, CPU), ours, mine, tmp_path / "models", fresh=True)
+        assert len(lines) == count, lines
+        left = {path.name: path.read_bytes() for path in mine.path.iterdir()}
+        assert left == {"raw-000004.safetensors.foreign-1": theirs["raw-000004.safetensors"]}
+
+
+def test_published_weights_sort_by_their_names(tmp_path: Path) -> None:
+    """Also where the last step has seven digits and an earlier one six: stages, tools and people sort names as text."""
+    config = train_config(steps=1_000_000, checkpoints=[4, 999_999])
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    state.step = config.steps
+    for step in config.kept_steps:
+        folder.keep(step, [state.network, state.ema.network], {})
+    session.publish(state, config, folder, {}, tmp_path / "models")
+    names = sorted(path.name for path in (tmp_path / "models").glob("raw-*"))
+    assert names == [f"raw-{step}.safetensors" for step in ("0000004", "0999999", "1000000")]
+    assert [read_metadata(tmp_path / "models" / name)["step"] for name in names] == [4, 999_999, 1_000_000]
 
 
 def test_a_conditional_checkpoint_names_its_classes(fresh: Checkout) -> None:

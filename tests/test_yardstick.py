@@ -31,7 +31,8 @@ from ddpm.evaluation.yardstick import (
     save_yardstick,
     yardstick_sha256,
 )
-from stages import ROOT
+from stages import ROOT, Paths
+from stages import yardstick as yardstick_stage
 from tiny import random_images
 
 METRICS = ROOT / "metrics" / "small" / "cifar10" / "yardstick.json"
@@ -226,6 +227,29 @@ def test_an_interrupted_training_ends_on_the_same_bits(tmp_path: Path, monkeypat
     state = resumed.state_dict()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, state[name]), name
+
+
+def test_a_training_whose_code_changed_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage keeps the state of other epochs, rates or shifts under another name."""
+    images, found = random_images(4).numpy(), []
+
+    def trained(images: np.ndarray, labels: np.ndarray, state_file: Path) -> None:
+        found.append(state_file)
+        raise Stopped
+
+    monkeypatch.setattr(learning, "train_yardstick", trained)
+    for name in ("training", "heldout"):
+        monkeypatch.setattr(yardstick_stage, f"{name}_images", lambda paths: (images, {"sha256": "ab" * 32}))
+        monkeypatch.setattr(yardstick_stage, f"{name}_labels", lambda paths: np.zeros(4, np.uint8))
+    monkeypatch.setattr(Paths, "resolved", lambda self, part: {"classes": list(CLASSES)})
+    source = Path(learning.__file__).read_text()
+    for text in (source, source, source.replace("(24, 0.1)", "(25, 0.1)")):
+        (tmp_path / "learning.py").write_text(text)
+        monkeypatch.setattr(learning, "__file__", str(tmp_path / "learning.py"))
+        with pytest.raises(Stopped):
+            yardstick_stage.main(Paths("small", "cifar10"))
+    assert found[0] == found[1] != found[2]
+    assert len({path.parent for path in found}) == 1
 
 
 def test_the_network_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,9 @@ def resume(state: TrainState, config: TrainConfig, folder: StateFolder, models: 
         if os.path.lexists(place) and not place.is_dir():
             raise Fault(f"{place}: is no folder; move it away, for a folder of weights will go there")
     shutil.rmtree(_unfinished(models), ignore_errors=True)
-    lines = folder.clear() if fresh else []
-    lines += folder.check_kept(config)
+    lines = folder.check_kept(config)
+    if fresh:
+        lines += folder.clear()
     missing = [step for step in config.kept_steps if not folder.is_kept(step)]
     return lines + folder.restore(state, min([config.steps, *missing]))
 
@@ -156,14 +157,14 @@ def run(
 
 
 def publish(state: TrainState, config: TrainConfig, folder: StateFolder, metadata: dict[str, Any], models: Path) -> None:
-    """Replace the folder `models` by the kept weights; the last average is ema.safetensors. Raises Fault where the disk
-    refuses."""
-    new = _unfinished(models)
+    """Replace the folder `models` by the kept weights, which sort by their names; the last average is ema.safetensors.
+    Raises Fault where the disk refuses."""
+    new, digits = _unfinished(models), max(6, len(str(state.step)))
     with disk_faults(models, weights_bytes(state.network) * 2 * len(config.kept_steps)):
         new.mkdir(parents=True)
         for step, kind in itertools.product(config.kept_steps, folder.KINDS):
             source = folder.kept_path(kind, step)  # of an earlier run, perhaps: the header is that of this one
-            name = "ema.safetensors" if (kind, step) == ("ema", state.step) else source.name
+            name = "ema.safetensors" if (kind, step) == ("ema", state.step) else f"{kind}-{step:0{digits}d}.safetensors"
             copy_weights(source, new / name, metadata | {"step": step, "kind": kind})
         shutil.rmtree(models, ignore_errors=True)
         os.replace(new, models)

@@ -49,6 +49,7 @@ _DAMAGE = (
     "invalid magic",
     "Invalid magic",
 )
+_WEIGHTS = re.compile(r"(raw|ema)-\d{6,}\.(safetensors|sha256)")  # what `keep` writes
 _AWAY = "move it away, and the same command continues"
 FORMAT = 2  # of the state files; count it up when their layout changes, and keep the entry "format"
 
@@ -225,9 +226,13 @@ class StateFolder:
         return lines
 
     def clear(self) -> list[str]:
-        """Remove all states and kept weights of this training; return a line for each foreign file, which stays."""
+        """Remove all states and kept weights of this training; return a line for each foreign state, which stays.
+
+        What was left out and renamed stays too. Weights of others are not looked for: that is `check_kept`, before.
+        """
         lines = self._sort_out()
-        for path in [*self._states(), *self.path.glob("raw-*.s*"), *self.path.glob("ema-*.s*")]:
+        weights = [path for path in self.path.iterdir() if _WEIGHTS.fullmatch(path.name)]
+        for path in [*self._states(), *weights]:
             path.unlink()
         return lines
 
