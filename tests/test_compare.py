@@ -212,6 +212,21 @@ def test_two_revisions_side_by_side(project: Checkout, monkeypatch, capsys, tmp_
     assert not (tmp_path / "made.png").exists()
 
 
+def test_the_seconds_of_another_training_are_not_shown(project: Checkout, monkeypatch, capsys, tmp_path: Path) -> None:
+    """Those of `first` stay beside a training that DVC restores from its run cache: no output, it brings none."""
+    path = project.path / "metrics/demo/one"
+    for loss, name in ((0.1, "trained"), (0.2, "restored")):
+        (path / "speed.json").write_text(json.dumps({"weights_sha256": "c" * 64}))
+        (path / "train.json").write_text(json.dumps({"loss": loss, "parameters": 1000}))
+        project.commit(name)
+        project.git("tag", name)
+    run(monkeypatch, "trained", "restored", "--out", tmp_path / "made.png")
+    assert "seconds to train 12.5" in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    run(monkeypatch, "trained", "trained", "--out", tmp_path / "made.png")
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "seconds to train 12.5 12.5 +0 none" in said
+
+
 def test_the_working_tree_is_the_default(project: Checkout, monkeypatch, capsys) -> None:
     write_facts(project.path, "one", QUALITY | {"kid": 0.9}, channels=[8, 24])
     run(monkeypatch, "second")

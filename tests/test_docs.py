@@ -337,6 +337,11 @@ def test_the_page_s_sweep_runs(done: Checkout) -> None:
     shown = done.dvc("exp", "show", "--json")
     assert all(f'"{name}"' in shown for name in ("narrow", "eps", "seed1"))
     assert "narrow" in said["python -m tools.compare main narrow --recipes cifar10"]
+    table = done.run(sys.executable, "-m", "tools.experiments")
+    differ = {"narrow": "train.channels = [8, 16, 32]", "eps": 'train.prediction = "eps"', "seed1": "train.seed = 1"}
+    for name, settings in differ.items():  # of each these alone: none starts from what another one left
+        (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
+        assert line.endswith(f"   {settings}"), table
 
 
 # --- Commands in sentences -----------------------------------------------------------------------------------------

@@ -86,6 +86,14 @@ class Facts(NamedTuple):
     others: dict[str, Any]  # of the training: loss, parameters, seconds
     hashes: dict[str, Any]  # of the packed images
     old: Sequence[str] = ()  # stages whose results are older than what they are made from
+    timed: str | None = None  # sha256 of the EMA weights whose training the seconds are of
+
+    def beside(self, other: Facts) -> Facts:
+        """These without the seconds of the training where they are still those of `other`, which was another training: no
+        output of the pipeline, they stay where DVC restores a training from its run cache."""
+        if not self.timed or self.timed != other.timed or self.others.get("loss") == other.others.get("loss"):
+            return self
+        return self._replace(others={key: value for key, value in self.others.items() if key != "seconds to train"})
 
 
 def facts_of(side: Side, scale: str, recipe: str) -> Facts:
@@ -101,6 +109,7 @@ def facts_of(side: Side, scale: str, recipe: str) -> Facts:
         {key: value for key, value in others.items() if value is not None},
         {f"sha256 of {path}": side.read(path).get("sha256") for path in data},
         outdated(side.revision, scale, recipe),
+        side.read(f"{metrics}/speed.json").get("weights_sha256"),
     )
 
 
@@ -180,6 +189,7 @@ def readable(value: Any) -> str:
 def report(sides: tuple[Side, Side], scale: str, recipe: str) -> str:
     """The settings of `recipe` that differ, whether the measures may be compared, and the numbers: text of several lines."""
     a, b = (facts_of(side, scale, recipe) for side in sides)
+    b = b.beside(a)
     names = {"a": sides[0].name, "b": sides[1].name}
     lines = [f"{recipe}: {names['a']} -> {names['b']}"]
     changed = [key for key in {**a.settings, **b.settings} if a.settings.get(key) != b.settings.get(key)]

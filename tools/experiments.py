@@ -35,7 +35,7 @@ OUTDATED = "outdated: measured before the training that stands beside it"
 def listing(base: Side, others: list[Side], scale: str, recipe: str) -> list[str]:
     """The table of `recipe`: a line for `base`, and for each of the others that differs there; no line if none does."""
     known = facts_of(base, scale, recipe)
-    found = [(side, facts_of(side, scale, recipe)) for side in others]
+    found = [(side, facts_of(side, scale, recipe).beside(known)) for side in others]
     changed = [(side, facts) for side, facts in found if facts.settings and facts._replace(old=()) != known._replace(old=())]
     if not changed:
         return []
