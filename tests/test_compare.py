@@ -259,6 +259,9 @@ def test_a_damaged_file_is_named(project: Checkout, monkeypatch) -> None:
     (project.path / "metrics/demo/one/evaluate.json").write_text("<<<<<<< HEAD")
     with pytest.raises(Fault, match=r"one/evaluate\.json at workspace"):
         run(monkeypatch, "first")
+    (project.path / "metrics/demo/one/evaluate.json").write_text("[]")
+    with pytest.raises(Fault, match=r"one/evaluate\.json at workspace: holds list; accepted: JSON"):
+        run(monkeypatch, "first")
     (project.path / "params.yaml").write_text("recipes: [")
     with pytest.raises(Fault, match=r"params\.yaml at workspace"):
         run(monkeypatch, "first")
@@ -266,7 +269,13 @@ def test_a_damaged_file_is_named(project: Checkout, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("words", "accepted"),
-    [(["--images", "0"], "1 or more"), (["--out", "a.jpg"], "ends in .png"), (["--scale", "tiny"], "demo")],
+    [
+        (["--images", "0"], "1 or more"),
+        (["--images", "many"], "many: accepted: 1 or more"),
+        (["--images", "101"], "1 to 100"),
+        (["--out", "a.jpg"], "ends in .png"),
+        (["--scale", "tiny"], "demo"),
+    ],
 )
 def test_wrong_options_end_at_once(monkeypatch, capsys, words: list[str], accepted: str) -> None:
     monkeypatch.setattr(sys, "argv", ["compare", "HEAD", *words])

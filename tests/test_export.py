@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+import stages
 from conftest import ROOT
 from ddpm.base.faults import Fault
+from ddpm.model.weights import copy_weights, read_metadata
 from ddpm.sampling import Model, load
 from tiny import write_weights
 from tools import export
@@ -110,9 +112,34 @@ def test_what_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("reason", ["differs", "cannot be run"])
+def test_an_earlier_export_outlives_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
+    (tmp_path / "out").mkdir()
+    earlier = {tmp_path / "out" / name: name.encode() for name in ("model.pt2", "model.json")}
+    for file, content in earlier.items():
+        file.write_bytes(content)
+
+    def failing(_: Path) -> export.Ask:
+        raise Fault("no runtime")
+
+    if reason == "differs":
+        monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    else:
+        monkeypatch.setattr(export, "read_model", failing)
+    with pytest.raises(Fault, match="images by it differ" if reason == "differs" else "no runtime"):
+        run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--format", "torch")
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == earlier
+
+
 @pytest.mark.parametrize(
     ("words", "accepted"),
-    [([], "a recipe, or --checkpoint FILE"), (["a", "--checkpoint", "b"], "and not both"), (["a", "--format", "tf"], "onnx")],
+    [
+        ([], "a recipe, or --checkpoint FILE"),
+        (["a", "--checkpoint", "b"], "and not both"),
+        (["a", "--format", "tf"], "onnx"),
+        (["--checkpoint", "b", "--scale", "demo"], "accepted: --scale with a recipe, and not with --checkpoint"),
+    ],
 )
 def test_arguments_that_contradict_each_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], accepted: str
@@ -123,11 +150,77 @@ def test_arguments_that_contradict_each_other(
     assert accepted in capsys.readouterr().err
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scale_that_is_not_named_is_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, scale in ((["celeba"], "demo"), (["celeba", "--scale", "small"], "small")):
+        monkeypatch.setattr(sys, "argv", ["export", *words])
+        assert export.arguments().scale == scale
+
+
+def too_early(*_: object) -> None:
+    raise AssertionError("what could stop it must be known before this")
+
+
+@pytest.mark.parametrize("package", export.PACKAGES)
+def test_a_missing_package_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setattr(export, "load", too_early)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(Fault, match=rf"^ONNX: .*{package}.*; accepted after `pip install onnx onnxruntime onnxscript`"):
+        run(monkeypatch, "--checkpoint", tmp_path / "ema.safetensors", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_form_torch_needs_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for package in export.PACKAGES:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(Fault, match="sampler = 'UniPC 50, karras'"):
+        run(monkeypatch, "--checkpoint", path, "--out", tmp_path / "out", "--sampler", "unipc 50", "--format", "torch")
     (tmp_path / "model.onnx").touch()
     with pytest.raises(Fault, match=r"accepted after `pip install onnx onnxruntime onnxscript`"):
         export.read_model(tmp_path / "model.onnx")
-    with pytest.raises(Fault, match="sampler = 'UniPC 50, karras'"):
-        run(monkeypatch, "--checkpoint", path, "--sampler", "unipc 50")
+
+
+@pytest.mark.parametrize("form", export.FILES)
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    path = write_weights(tmp_path / "ema.safetensors", **KINDS["v"])
+    monkeypatch.setattr(export, "write_model", too_early)
+    for out in (path, path / "below"):
+        with pytest.raises(Fault, match=rf"^--out {out}: [\w ]+; accepted: a folder that you may write to$"):
+            run(monkeypatch, "--checkpoint", path, "--out", out, "--format", form)
+
+
+def test_measures_in_conflict_are_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    monkeypatch.setattr(export, "load", too_early)
+    file = tmp_path / "metrics" / "small" / "tiny" / "evaluate.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{\n<<<<<<< HEAD\n"kid": 1\n=======\n"kid": 2\n>>>>>>> theirs\n}\n')
+    with pytest.raises(Fault, match=r"^metrics/small/tiny/evaluate.json: no JSON .* dvc repro evaluate@tiny"):
+        run(monkeypatch, "tiny", "--scale", "small", "--format", "torch", "--out", tmp_path / "out")
+    file.write_text('{"kid": 1}')
+    assert export.measures_of(stages.Paths("small", "tiny")) == {"kid": 1}
+    assert export.measures_of(stages.Paths("demo", "tiny")) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "name"),
+    [
+        ("ema", {"scale": "small", "recipe": "tiny"}, "small-tiny"),
+        ("ema-000005", {"scale": "small", "recipe": "tiny"}, "small-tiny-ema-000005"),
+        ("mine", {}, "mine"),
+        ("mine", {"scale": "small"}, "mine"),
+        ("mine", {"scale": "..", "recipe": "../../tiny"}, "mine"),
+    ],
+)
+def test_the_folder_of_a_checkpoint_s_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, said: dict[str, str], name: str
+) -> None:
+    plain, path = write_weights(tmp_path / "plain.safetensors"), tmp_path / f"{file}.safetensors"
+    copy_weights(plain, path, read_metadata(plain) | said)
+    monkeypatch.setattr(export, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["export", "--checkpoint", str(path)])
+    _, found, folder, measures = export.asked(export.arguments(), "torch", "page-")
+    assert (found, folder, measures) == (name, tmp_path / "exports" / f"page-{name}", {})
+    assert folder.is_dir()

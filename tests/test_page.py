@@ -22,7 +22,7 @@ from ddpm.sampling import load
 from ddpm.sampling.grid import timestep_grid
 from ddpm.sampling.noise import NoiseStreams
 from stages import WORK
-from test_export import KINDS, model_of
+from test_export import KINDS, model_of, too_early
 from tiny import write_weights
 from tools.page import __main__ as command
 
@@ -235,6 +235,25 @@ def test_without_npm_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "npm").chmod(0o755)
     with pytest.raises(Fault, match=r"said: it has no network; accepted: a network, or --runtime"):
         command.archive(tmp_path / "cache")
+
+
+def test_what_stops_the_page_is_known_before_the_work(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["page", "--checkpoint", *map(str, words)])
+        command.main(command.arguments())
+
+    monkeypatch.setattr(command, "archive", too_early)
+    with pytest.raises(Fault, match=r"^--out .*ema.safetensors: [\w ]+; accepted: a folder that you may write to$"):
+        run(weights, "--out", weights)
+    with pytest.raises(SystemExit):
+        run(weights, "--scale", "small")
+    assert "accepted: --scale with a recipe" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(Fault, match=r"^ONNX: .*onnxscript") as raised:
+        run(weights, "--out", weights.parent / "page")
+    assert "--format" not in str(raised.value), "an option of the other tool"
 
 
 def test_what_the_page_says_is_no_markup(weights: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,16 @@ both = pytest.mark.parametrize("page", PARTS, ids=str)
 @both
 def test_results_tables_are_those_of_metrics(page: Path) -> None:
     assert rewritten(page) == (ROOT / page).read_text(), "stale: run `python -m tools.results`"
+
+
+@pytest.mark.parametrize("tool", ["results", "links"])
+def test_to_ask_for_help_writes_nothing(tool: str) -> None:
+    pages = {page: page.stat().st_mtime_ns for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    for word in ("--help", "--nosuch"):
+        command = [sys.executable, "-m", f"tools.{tool}", word]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, "usage: python -m tools." in done.stdout + done.stderr) == (2 * (word == "--nosuch"), True)
+    assert {page: page.stat().st_mtime_ns for page in pages} == pages
 
 
 @both

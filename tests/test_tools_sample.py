@@ -24,7 +24,7 @@ from ddpm.figures.pictures import Row, images_in
 from ddpm.model.unet import build_network
 from ddpm.model.weights import save_weights
 from tiny import randomised, train_config
-from tools import sample
+from tools import name_of, revisions, sample
 
 T, MANY = 20, 400
 FACTS = {"size": 8, "count": 3, "origin": "three test images", "dataset": "sprites", "source": "synthetic"}
@@ -283,16 +283,17 @@ def test_where_nothing_can_be_written_nothing_is_drawn(
     monkeypatch.setattr(sample, "load", lambda *given: pytest.fail("it is loaded"))
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
-    for out in (tmp_path / "file/a.png", tmp_path / "file/deeper/a.png", tmp_path / "folder.png", Path("/proc/self/a.png")):
+    places = [tmp_path / name for name in ("file/a.png", "file/deeper/a.png", "folder.png", f"{'long' * 62}.png")]
+    for out in (*places, Path("/proc/self/a.png")):
         monkeypatch.setattr(sys, "argv", ["sample", "--checkpoint", str(conditional), "--out", str(out)])
-        with pytest.raises(Fault, match=r"--out .*: cannot be written there; accepted: a file in a folder"):
+        with pytest.raises(Fault, match=r"--out .*: cannot be written there \(.*\); accepted: a file in a folder"):
             sample.main(sample.arguments())
 
 
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conditional: Path) -> Path:
     """A checkout with a checkpoint of the demo, one of small/ that is shared, and two recipes that nobody has trained."""
-    for module in (stages, sample):
+    for module in (stages, sample, revisions):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     (tmp_path / "models/demo/sprites").mkdir(parents=True)
     conditional.rename(tmp_path / "models/demo/sprites/ema.safetensors")
@@ -313,6 +314,37 @@ def test_the_list_says_what_is_here_and_what_fetches_the_rest(
         "sprites --scale demo | 8 px, 0.0 M parameters, step 7: three test images; hero, monster, food, spell, side",
         "celeba --scale small | not here; dvc pull small/dvc.yaml:train@celeba",
     ]
+    for name, content in (("a copy", b""), ("cifar10", b"cut")):  # neither hides the others
+        (shelf / "models/demo" / name).mkdir()
+        (shelf / "models/demo" / name / "ema.safetensors").write_bytes(content)
+    sample.main(sample.arguments())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0].split("  ")[0] for line in lines] == [
+        "a copy --scale demo", "cifar10 --scale demo", "sprites --scale demo", "celeba --scale small"
+    ]  # fmt: skip
+    assert "cannot be drawn from: recipe 'a copy'; accepted:" in lines[0]
+    assert re.search("cannot be drawn from: .*ema.safetensors", lines[1])
+
+
+def test_marks_of_a_merge_in_a_file_are_named(monkeypatch: pytest.MonkeyPatch, shelf: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample", "--list"])
+    for text in ("<<<<<<< HEAD\nstages:\n=======\n", "[1]", "a: b: c"):
+        (shelf / "dvc.lock").write_text(text)
+        with pytest.raises(Fault, match=r"^dvc\.lock: .*accepted: YAML, named entries"):
+            sample.main(sample.arguments())
+    (shelf / "dvc.lock").write_text("")
+    sample.main(sample.arguments())
+
+
+def test_what_is_drawn_of_a_file_is_named_by_what_it_says() -> None:
+    """So that two files of the same name do not replace each other's pictures."""
+    for header, name, wanted in (
+        ({}, "ema", "ema"),
+        ({"scale": "small", "recipe": "mine_2"}, "ema", "small-mine_2"),
+        ({"scale": "small", "recipe": "mine_2"}, "ema-000400", "small-mine_2-ema-000400"),
+        ({"scale": "small", "recipe": "../mine"}, "ema", "ema"),
+    ):
+        assert name_of(header, Path(f"x/{name}.safetensors")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -321,7 +353,7 @@ def test_the_list_says_what_is_here_and_what_fetches_the_rest(
         ("cifar10", "no ema weights of cifar10 in models/demo/cifar10, but shared ones: dvc pull train@cifar10"),
         ("celeba --scale small", "but shared ones: dvc pull small/dvc.yaml:train@celeba"),
         ("fashion_mnist", "nor shared ones; once recipe_names has its name, this trains it: dvc repro train@fashion_mnist"),
-        ("sprites --scale small", "nor shared ones; .* this trains it: cd small && dvc repro train@sprites"),
+        ("sprites --scale small", "nor shared ones; .* this trains it: \\(cd small && dvc repro train@sprites\\)"),
         ("sprites --weights raw", "no raw weights of sprites in models/demo/sprites, nor shared ones"),
         ("nobody", "and no such recipe in params.yaml: python -m tools.sample --list"),
         ("nobody --scale full", "and no such recipe in full/params.yaml"),

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from dvc.api import DVCFileSystem  # type: ignore[import-untyped]
 
 from ddpm.base.faults import Fault, faults_reported
@@ -32,10 +31,10 @@ from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.pictures import save_labelled_rows
 from ddpm.recipe import PARTS, flattened
 from ddpm.sampling import Model, load
-from stages import ROOT, SCALES, Paths, load_yaml, params_file, shown
-from tools import positive
+from stages import ROOT, SCALES, Paths, params_file, shown
+from tools import check_out, dvc, positive
 from tools.outdated import outdated
-from tools.revisions import read_file, resolve
+from tools.revisions import read_file, read_object, resolve
 from tools.tables import aligned
 
 WORKSPACE = "workspace"  # DVC's word for the working tree
@@ -54,6 +53,7 @@ MEANING = (
     "seed of the same training would change is not in them. To judge a setting, compare several seeds of it."
 )
 HEADER = ("measure", "{a}", "{b}", "difference", "standard error", "floor", "{b} is")
+MAX_COLUMNS = 100  # of the picture
 LABEL = 13  # characters beside a row of images
 
 
@@ -64,13 +64,8 @@ class Side(NamedTuple):
     revision: str | None  # None: the working tree
 
     def read(self, path: str) -> dict[str, Any]:
-        """The object in the json file `path`, relative to the checkout; empty without that file. Raises Fault."""
-        content = read_file(self.revision, path)
-        try:
-            values: dict[str, Any] = json.loads(content or b"{}")
-        except ValueError as error:
-            raise Fault(f"{path} at {self.name}: {error}; accepted: json, as the stages write it") from None
-        return values
+        """The object in the JSON or YAML file `path`, relative to the checkout; empty without that file. Raises Fault."""
+        return read_object(self.revision, path, self.name)
 
 
 def side_of(name: str) -> Side:
@@ -205,7 +200,7 @@ def report(sides: tuple[Side, Side], scale: str, recipe: str) -> str:
 def older(side: Side, scale: str, recipe: str, stages: Sequence[str]) -> str:
     """A line about results that do not belong to the training, or the settings, beside which they stand."""
     where = "" if side.revision is None else f" where {side.name} is the working tree"
-    again = f"{'' if scale == 'demo' else f'cd {scale} && '}dvc repro {' '.join(f'{stage}@{recipe}' for stage in stages)}"
+    again = dvc("repro", scale, *(f"{stage}@{recipe}" for stage in stages))
     return f"older at {side.name} than what they are made from: {', '.join(stages)}; made again{where} by: {again}"
 
 
@@ -229,7 +224,8 @@ def checkpoint(side: Side, path: str, folder: Path) -> Path:
         raise Fault(
             f"{path} of {side.name} is neither in DVC's cache nor in its remote ({error}); {whose} fetches it"
         ) from error
-    if hashlib.md5(copy.read_bytes()).hexdigest() != recorded:  # DVC checks nothing that it does not put into the cache
+    # DVC checks nothing that it does not put into the cache.
+    if hashlib.md5(copy.read_bytes(), usedforsecurity=False).hexdigest() != recorded:
         mended = "`python -m tools.verify --repair` where it is whole mends the remote"
         raise Fault(f"{path} of {side.name} is damaged in DVC's cache or remote; {mended}")
     return copy
@@ -289,16 +285,14 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out.suffix != ".png":
         parser.error(f"--out {args.out}: accepted: a file name that ends in .png")
+    if args.images > MAX_COLUMNS:
+        parser.error(f"--images {args.images}: accepted: 1 to {MAX_COLUMNS}")
     return args
 
 
 def measured(side: Side, scale: str) -> list[str]:
     """The recipes of params.yaml that have been evaluated on `side`. Raises Fault if that is no YAML."""
-    path = str(shown(params_file(scale)))
-    try:
-        recipes = (load_yaml((read_file(side.revision, path) or b"").decode()) or {}).get("recipes", {})
-    except yaml.YAMLError as error:
-        raise Fault(f"{path} at {side.name}: {error}") from None
+    recipes = side.read(str(shown(params_file(scale)))).get("recipes") or {}
     needed = [(recipe, (f"metrics/{scale}/{recipe}/evaluate.json", settings_file(scale, recipe))) for recipe in recipes]
     return [recipe for recipe, files in needed if all(read_file(side.revision, file) is not None for file in files)]
 
@@ -322,6 +316,7 @@ def chosen(sides: tuple[Side, Side], scale: str, asked: list[str] | None) -> lis
 
 
 def main(args: argparse.Namespace) -> None:
+    check_out(args.out)
     sides = side_of(args.a), side_of(args.b)
     recipes = chosen(sides, args.scale, args.recipes)
     for recipe in recipes:

@@ -18,7 +18,6 @@ from itertools import chain
 from ddpm.base.faults import Fault, faults_reported
 from stages import SCALES, params_file, shown
 from tools.compare import WORKSPACE, Facts, Side, differing, facts_of, readable, side_of, standard_error
-from tools.outdated import loaded
 from tools.revisions import experiments
 from tools.tables import aligned
 
@@ -89,8 +88,8 @@ def main(args: argparse.Namespace) -> None:
     if base.revision is None:
         raise Fault(f"--rev {args.rev}; accepted: a commit, branch or tag")
     others = [side_of(WORKSPACE), *(Side(name, commit) for name, commit in experiments(base.revision).items())]
-    file = shown(params_file(args.scale))
-    known = [loaded(side.revision, file).get("recipe_names", []) for side in (base, *others)]
+    file = str(shown(params_file(args.scale)))
+    known = [side.read(file).get("recipe_names") or [] for side in (base, *others)]
     names = list(dict.fromkeys(chain(*known)))
     for recipe in args.recipes or []:
         if recipe not in names:

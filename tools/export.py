@@ -8,16 +8,18 @@ examples:
 The model is a function of x_t, float32 (batch, C, H, W), and t, int64 (batch,), and of one with classes also of context,
 float32 (batch, classes), and guidance, float32 (): it returns x0_hat, clipped to [-1, 1]. model.json holds the schedule, a
 grid of steps, and the card: which weights of which training these are. What is written is run beside the original over
-a whole sampling, and refused if the images differ. docs/export.md says how to sample with it.
+a whole sampling, and refused if the images differ: earlier files are then as they were. docs/export.md says how to sample
+with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
-import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,14 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.base.faults import Fault, faults_reported
-from ddpm.base.files import whole_file, write_json
+from ddpm.base.files import read_json, whole_file, write_json
 from ddpm.base.hashes import sha256_of
 from ddpm.sampling import Model, load
 from ddpm.sampling.drawing import SAMPLER
 from ddpm.sampling.settings import Sampler
-from stages import ROOT, SCALES, Paths
+from stages import ROOT, SCALES, Paths, shown
+from tools import name_of
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # what the form onnx needs
 PRECISIONS = ("fp16", "fp32")
 OPSET = 20
 TOLERANCE = 1e-4  # of images in [-1, 1]
@@ -102,11 +106,10 @@ def write_model(model: Model, path: Path, form: str, precision: str) -> None:
     with quiet(), torch.no_grad():
         program = torch.export.export(module, (), inputs, dynamic_shapes=dynamic)
         converted = to_onnx(program, inputs) if form == "onnx" else None
-    with whole_file(path) as temporary:
-        if converted is not None:
-            converted.save(temporary)
-        else:
-            torch.export.save(program, temporary)
+    if converted is not None:
+        converted.save(path)
+    else:
+        torch.export.save(program, path)
 
 
 def to_onnx(program: torch.export.ExportedProgram, inputs: dict[str, Tensor]) -> torch.onnx.ONNXProgram:
@@ -120,9 +123,19 @@ def to_onnx(program: torch.export.ExportedProgram, inputs: dict[str, Tensor]) ->
     return converted
 
 
+def check_packages() -> None:
+    """Raise Fault unless all of PACKAGES are there, which is better known before the network is exported."""
+    try:
+        with quiet():
+            for name in PACKAGES:
+                importlib.import_module(name)
+    except ImportError as error:
+        raise missing(error) from None
+
+
 def missing(error: ImportError) -> Fault:
     """What to say where a package of the extra is not there."""
-    return Fault(f"--format onnx: {error}; accepted after `pip install onnx onnxruntime onnxscript` (the extra `export`)")
+    return Fault(f"ONNX: {error}; accepted after `pip install {' '.join(PACKAGES)}` (the extra `export`)")
 
 
 @contextlib.contextmanager
@@ -173,27 +186,32 @@ def difference(model: Model, path: Path, sampler: Sampler) -> float:
     return float((images_of(model, sampler, read_model(path)) - images_of(model, sampler)).abs().max())
 
 
-def facts(model: Model, path: Path, sampler: Sampler, precision: str, measures: Path | None) -> dict[str, Any]:
-    """What model.json says: all that is needed to sample with the file `path`, whence it comes, and what `measures` says."""
+def facts(model: Model, path: Path, sampler: Sampler, precision: str, measures: dict[str, Any]) -> dict[str, Any]:
+    """What model.json says: all that is needed to sample with the file `path`, whence it comes, and `measures`."""
     return {
         "file": path.name, "sha256": sha256_of(path), "precision": precision,
         "shape": model.shape, "classes": model.classes,
         "alpha_bar": model.schedule.alpha_bar.tolist(),
         "sampler": sampler.label, "grid": sampler.grid(model.schedule),
         "card": model.metadata,
-        "measures": json.loads(measures.read_text()) if measures and measures.exists() else {},
+        "measures": measures,
     }  # fmt: skip
 
 
-def export(model: Model, folder: Path, form: str, precision: str, sampler: Sampler, measures: Path | None = None) -> float:
-    """Write the files to `folder`, and return how much the images differ. Raises Fault if they do by TOLERANCE or more."""
+def export(
+    model: Model, folder: Path, form: str, precision: str, sampler: Sampler, measures: dict[str, Any] | None = None
+) -> float:
+    """Write the files to `folder`, and return how much the images differ. Raises Fault if they do by TOLERANCE or more.
+
+    Where the model cannot be written or checked, earlier files there are as they were.
+    """
     path = folder / FILES[form]
-    write_model(model, path, form, precision)
-    found = difference(model, path, sampler)
-    if not found < TOLERANCE:
-        path.unlink()
-        raise Fault(f"{path}: images by it differ by {found:.2g} from the model's own; accepted: less than {TOLERANCE:g}")
-    write_json(folder / "model.json", facts(model, path, sampler, precision, measures))
+    with whole_file(path) as temporary:  # it has the same suffix, and becomes `path` only where nothing is raised in here
+        write_model(model, temporary, form, precision)
+        found = difference(model, temporary, sampler)
+        if not found < TOLERANCE:
+            raise Fault(f"{path}: images by it differ by {found:.2g} from the model's own; accepted: less than {TOLERANCE:g}")
+    write_json(folder / "model.json", facts(model, path, sampler, precision, measures or {}))
     return found
 
 
@@ -211,7 +229,7 @@ def arguments() -> argparse.Namespace:
 def add_model(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add the arguments that name a model, and --out, whose default the help calls `folder`."""
     parser.add_argument("recipe", nargs="?", help="a recipe that has a checkpoint; not needed with --checkpoint")
-    parser.add_argument("--scale", choices=SCALES, default="demo", help="whose EMA weights (default: demo)")
+    parser.add_argument("--scale", choices=SCALES, help="whose EMA weights of the recipe (default: demo)")
     parser.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
     parser.add_argument("--out", type=Path, help=f"a folder (default: {folder})")
 
@@ -221,23 +239,48 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     if (args.recipe is None) == (args.checkpoint is None):
         parser.error("accepted: a recipe, or --checkpoint FILE, and not both")
+    if args.checkpoint and args.scale:
+        parser.error("accepted: --scale with a recipe, and not with --checkpoint, whose file says it itself")
+    args.scale = args.scale or "demo"
     return args
 
 
-def asked(args: argparse.Namespace, before: str = "") -> tuple[Model, str, Path, Path | None]:
-    """The model that the arguments name, its name, the folder to write to, and the file of its measures. Raises Fault.
+def asked(args: argparse.Namespace, form: str, before: str = "") -> tuple[Model, str, Path, dict[str, Any]]:
+    """The model that the arguments name, its name, the folder to write to, and its measures. Raises Fault.
 
-    `before`: what the default folder's name begins with.
+    `form`: a key of FILES. `before`: what the default folder's name begins with. What could stop the long work that
+    comes next is looked at here.
     """
+    if form == "onnx":
+        check_packages()
     paths = Paths(args.scale, args.recipe) if args.recipe else None
-    name = f"{args.scale}-{args.recipe}" if paths else args.checkpoint.stem
+    measures = measures_of(paths) if paths else {}
+    model = load(paths.ema if paths else args.checkpoint, "cpu", "fp32")
+    name = f"{args.scale}-{args.recipe}" if paths else name_of(model.metadata, args.checkpoint)
     folder = args.out or ROOT / "exports" / f"{before}{name}"
-    measures = paths.metrics / "evaluate.json" if paths else None
-    return load(paths.ema if paths else args.checkpoint, "cpu", "fp32"), name, folder, measures
+    check_out(folder)
+    return model, name, folder, measures
+
+
+def measures_of(paths: Paths) -> dict[str, Any]:
+    """What `evaluate` found of the recipe, {} if it has not run. Raises Fault."""
+    path = paths.metrics / "evaluate.json"
+    made = f"it is made by: dvc repro evaluate@{paths.recipe}; git has the last one"
+    return read_json(path, made, shown(path)) if path.exists() else {}
+
+
+def check_out(folder: Path) -> None:
+    """Make `folder`. Raises Fault if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # to look at the rights is not enough: root has all, on any file system
+            pass
+    except OSError as error:
+        raise Fault(f"--out {folder}: {error.strerror}; accepted: a folder that you may write to") from None
 
 
 def main(args: argparse.Namespace) -> None:
-    model, _, folder, measures = asked(args)
+    model, _, folder, measures = asked(args, args.format)
     sampler = model.sampler(args.sampler)
     found = export(model, folder, args.format, args.precision, sampler, measures)
     size = (folder / FILES[args.format]).stat().st_size

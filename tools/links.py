@@ -5,10 +5,12 @@ Such a link names what the line defines, as in [`ddim`](../src/ddpm/sampling/sam
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
 from ddpm.base.faults import Fault, faults_reported
+from ddpm.base.files import write_text
 from stages import ROOT
 
 LINK = re.compile(r"\[`(\w+)`\]\(([^()\s#]+\.py)#L\d+\)")
@@ -41,6 +43,7 @@ def relinked(page: Path) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m tools.links", description=__doc__).parse_args()
     with faults_reported():
-        for written in pages():
-            written.write_text(relinked(written))
+        for page, text in [(written, relinked(written)) for written in pages()]:  # nothing is written where one fails
+            write_text(page, text)

@@ -20,12 +20,11 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
-import yaml
 from dvc.repo import Repo  # type: ignore[import-untyped]
 
 from ddpm.base.faults import Fault, faults_reported
 from stages import ROOT, SCALES
-from tools.revisions import git, read_file
+from tools.revisions import git, read_object
 from tools.tables import aligned
 from tools.verify import read
 
@@ -52,8 +51,7 @@ class Registered(NamedTuple):
 
     def metrics(self, name: str) -> dict[str, Any]:
         """A json file of its recipe's metrics at its commit; empty without that file."""
-        values: dict[str, Any] = json.loads(read_file(self.commit, f"metrics/{self.scale}/{self.recipe}/{name}") or b"{}")
-        return values
+        return read_object(self.commit, f"metrics/{self.scale}/{self.recipe}/{name}", self.tag)
 
 
 def registered() -> tuple[list[Registered], list[str]]:
@@ -75,7 +73,7 @@ def registered() -> tuple[list[Registered], list[str]]:
 @cache
 def outputs(commit: str, lock: str) -> dict[str, str]:
     """The md5 of each output, by its path, in the file `lock` of DVC at `commit`."""
-    stages = yaml.safe_load(read_file(commit, lock) or b"stages: {}")["stages"]
+    stages = read_object(commit, lock, commit[:7]).get("stages", {})
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
 from dvc.repo import Repo  # type: ignore[import-untyped]
 
 from stages import ROOT, params_file, shown
-from tools.revisions import read_file
+from tools.revisions import read_object
 
 
 def outdated(revision: str | None, scale: str, recipe: str) -> list[str]:
@@ -20,10 +18,12 @@ def outdated(revision: str | None, scale: str, recipe: str) -> list[str]:
     Inputs are what other stages have made; code is not looked at (`dvc status` does that). Where the list of a checkpoint's
     files is neither in DVC's cache nor in its remote, the stages that read one of them are taken for up to date.
     """
-    params, lock = (loaded(revision, shown(params_file(scale).with_name(name))) for name in ("params.yaml", "dvc.lock"))
+    params, lock = (
+        read_object(revision, str(shown(params_file(scale).with_name(name)))) for name in ("params.yaml", "dvc.lock")
+    )
     stages = {name.partition("@")[0]: entry for name, entry in lock.get("stages", {}).items() if name.endswith(f"@{recipe}")}
     for stage, its in (("classes", "conditional"), ("editing", "editing")):
-        if recipe not in params.get(its, []):
+        if recipe not in (params.get(its) or []):
             stages.pop(stage, None)  # of a time when it was
     made = {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
 
@@ -36,12 +36,6 @@ def outdated(revision: str | None, scale: str, recipe: str) -> list[str]:
 
     inputs = {name: {dep["path"]: dep["md5"] for dep in entry.get("deps", [])} for name, entry in stages.items()}
     return sorted(name for name, of in inputs.items() if any(now(path) not in (md5, None) for path, md5 in of.items()))
-
-
-def loaded(revision: str | None, path: Path) -> dict[str, Any]:
-    """What a YAML file of `revision` holds, every scalar as a string; empty without that file."""
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # the one in C: dvc.lock is long
-    return yaml.load(read_file(revision, str(path)) or b"", Loader=loader) or {}
 
 
 @cache

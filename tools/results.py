@@ -5,16 +5,18 @@ A test says when they are stale.
 
 from __future__ import annotations
 
+import argparse
 import csv
-import json
 import math
 import os
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm.base.faults import faults_reported
+from ddpm.base.files import read_json, write_text
 from ddpm.sampling.settings import autoguided
-from stages import ROOT, SCALES, load_params
+from stages import ROOT, SCALES, load_params, shown
 from stages.timing import cell
 
 BEGIN = "<!-- results: written by `python -m tools.results`, do not edit -->"
@@ -27,7 +29,7 @@ OTHERS = [RECIPE, "near copies", "copied", "C_T", "accuracy", "drawn"]
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / name).read_text())
+    return read_json(folder / name, "the stages write it; git has the last one", shown(folder / name))
 
 
 def trained() -> list[tuple[str, str, Path]]:
@@ -218,5 +220,7 @@ def rewritten(page: Path) -> str:
 
 
 if __name__ == "__main__":
-    for written in PARTS:
-        (ROOT / written).write_text(rewritten(written))
+    argparse.ArgumentParser("python -m tools.results", description=__doc__).parse_args()
+    with faults_reported():
+        for name, text in [(written, rewritten(written)) for written in PARTS]:  # nothing is written where one fails
+            write_text(ROOT / name, text)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from typing import Any
+
+import yaml
 
 from ddpm.base.faults import Fault
-from stages import ROOT
+from stages import ROOT, load_yaml
 
 ACCEPTED = "a commit, branch or tag of git, or the name of an experiment (`dvc exp show` lists them)"
 
@@ -45,6 +49,30 @@ def read_file(revision: str | None, path: str) -> bytes | None:
         file = ROOT / path
         return file.read_bytes() if file.is_file() else None
     return git("cat-file", "blob", f"{revision}:./{path}")
+
+
+def read_object(revision: str | None, path: str, at: str = "") -> dict[str, Any]:
+    """The object in the JSON or YAML file `path` at `revision`, as for `read_file`; empty without that file.
+
+    Of a dvc.lock every scalar is a string. `at`: how people name the revision. Raises Fault for anything else, as a file
+    with the marks of a merge.
+    """
+    content = read_file(revision, path)
+    kind, accepted = ("JSON", "as the stages write it") if path.endswith(".json") else ("YAML", "named entries")
+    try:
+        text = (content or b"").decode()
+        if not text.strip():
+            return {}
+        values = json.loads(text) if kind == "JSON" else _lock(text) if path.endswith(".lock") else load_yaml(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # no text, not closed, too deep
+        raise Fault(f"{path}{at and f' at {at}'}: {' '.join(str(error).split())}; accepted: {kind}, {accepted}") from None
+    if not isinstance(values, dict):
+        raise Fault(f"{path}{at and f' at {at}'}: holds {type(values).__name__}; accepted: {kind}, {accepted}")
+    return values
+
+
+def _lock(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # the one in C: dvc.lock is long
 
 
 def git(*arguments: str) -> bytes | None:

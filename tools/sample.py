@@ -19,7 +19,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -28,12 +27,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ddpm.base.faults import Fault, faults_reported
-from ddpm.base.files import check_regular, whole_file
+from ddpm.base.files import amount, check_regular, free_bytes, whole_file
 from ddpm.data.folder import FORMATS, as_seen
 from ddpm.editing import edit_start, encode, inpainting, noised, resampled, resampling, slerp
 from ddpm.figures.pictures import TARGET_WIDTH, Row, rms_distance, save_gif, save_grid, save_labelled_rows
@@ -47,10 +45,12 @@ from ddpm.sampling.noise import NoiseStreams
 from ddpm.sampling.samplers import METHODS, SampleState, ddpm
 from ddpm.sampling.settings import SPACINGS, Sampler, sampler_of
 from stages import ROOT, SCALES, Paths, load_params, params_file, shown
-from tools import positive
+from tools import check_out, dvc, name_of, positive
+from tools.revisions import read_object
 
 MAX_PIXELS = 64_000_000  # of a picture that is given
 MAX_IMAGES = 1_000_000  # that are drawn: a .npy of CIFAR-10's size then has 3 GB
+MAX_SHOWN = 10_000  # in a picture, which of 64 pixels then takes as much as a photograph of 60 megapixels
 BATCH_SIZE = 64  # images a network call: bounds the memory
 SOLVER = sampler_of(SAMPLER)  # the method that draws where none is asked for, and the steps of all methods of higher order
 JUMP = 5  # steps of a piece that is drawn again: long enough to change, short enough not to lose what fits
@@ -71,7 +71,8 @@ def arguments() -> argparse.Namespace:
 
     what = parser.add_argument_group("what to draw")
     what.add_argument("--mode", choices=MODES, default="generate", help="default: generate")
-    what.add_argument("--images", type=positive, help="how many (default: the square of --per-row; with an image, --per-row)")
+    many = "how many (default: the square of --per-row; of given images --per-row, with reconstruct 1)"
+    what.add_argument("--images", type=positive, help=many)
     what.add_argument("--per-row", type=positive, help="images a row of the grid (default: 8 up to 32 pixels, else 4)")
     what.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (default: 0)")
     what.add_argument("--class", nargs="+", dest="classes", metavar="CLASS", help="names or numbers of classes, drawn in turn")
@@ -100,7 +101,7 @@ def arguments() -> argparse.Namespace:
 
     checkpoint = parser.add_argument_group("checkpoint and machine")
     checkpoint.add_argument("--list", action="store_true", help="list the checkpoints of every scale, and draw nothing")
-    checkpoint.add_argument("--scale", choices=SCALES, default="demo", help="whose checkpoint (default: demo)")
+    checkpoint.add_argument("--scale", choices=SCALES, help="whose checkpoint (default: demo); not with --checkpoint")
     checkpoint.add_argument("--weights", choices=["ema", "raw"], help="default: ema")
     checkpoint.add_argument("--checkpoint", type=Path, help="a .safetensors file instead of a recipe's")
     worse = "a worse checkpoint for --autoguidance (default: of the recipe's kept steps the one before the last)"
@@ -112,6 +113,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.method = args.method or ("ddim" if args.image or args.eta is not None else SOLVER.method)
     check(args, parser)
+    args.scale = args.scale or "demo"
     return args
 
 
@@ -130,7 +132,8 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if args.list:
         return
     refuse((args.recipe is None) == (args.checkpoint is None), "accepted: a recipe, or --checkpoint FILE, and not both")
-    refuse(args.checkpoint and args.weights, "--weights and --checkpoint both choose a file: accepted: one of the two")
+    for name, value in (("weights", args.weights), ("scale", args.scale)):
+        refuse(args.checkpoint and value, f"--{name} and --checkpoint both choose a file: accepted: one of the two")
     with_eta = f"--eta {eta} with --method {method}: accepted: 0 to 1, with --method ddim"
     refuse(eta is not None and (method != "ddim" or not 0 <= eta <= 1), with_eta)
     with_variance = f"--variance {args.variance} with --method {method}: accepted with --method ddpm"
@@ -145,7 +148,9 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     largest = max(map(abs, args.context or [0.0]), key=lambda value: math.inf if math.isnan(value) else value)
     refuse(not largest <= 1000, f"--context with {largest}: accepted: numbers from -1000 to 1000")
     many = max(args.images or 0, (args.per_row or 0) ** 2)
-    refuse(many > MAX_IMAGES, f"{many} images: accepted: up to {MAX_IMAGES}, and the square root of that with --per-row")
+    most = MAX_IMAGES if ending == ".npy" else MAX_SHOWN
+    accepted = f"up to {MAX_IMAGES} in a .npy and {MAX_SHOWN} in a picture, and the square root of that with --per-row"
+    refuse(many > most, f"{many} images: accepted: {accepted}")
     for name, only in (("mask", "inpaint"), ("strength", "edit"), ("seed_to", "interpolate")):
         option = f"--{name.replace('_', '-')} with --mode {mode}"
         refuse(getattr(args, name) is not None and mode != only, f"{option}: accepted with --mode {only}")
@@ -348,8 +353,7 @@ def sampler_asked(args: argparse.Namespace, longest: int) -> Sampler:
 
 def trained(scale: str) -> list[str]:
     """The recipes of `scale` whose checkpoints the pipeline has recorded, for `dvc pull` to fetch."""
-    lock = params_file(scale).with_name("dvc.lock")
-    stages = yaml.safe_load(lock.read_text())["stages"] if lock.exists() else {}
+    stages = read_object(None, str(shown(params_file(scale).with_name("dvc.lock")))).get("stages", {})
     return [name.partition("@")[2] for name in stages if name.startswith("train@")]
 
 
@@ -369,10 +373,10 @@ def checkpoint_of(args: argparse.Namespace) -> Path:
     start = f"there are no {args.weights or 'ema'} weights of {args.recipe} in {shown(paths.models)}, "
     if args.recipe in trained(args.scale) and not paths.ema.exists():
         raise Fault(f"{start}but shared ones: {fetching(args.scale, args.recipe)}")
-    if not params_file(args.scale).exists() or args.recipe not in load_params(args.scale)["recipes"]:
+    if not params_file(args.scale).exists() or args.recipe not in (load_params(args.scale).get("recipes") or {}):
         raise Fault(f"{start}and no such recipe in {shown(params_file(args.scale))}: python -m tools.sample --list")
-    where = "" if args.scale == "demo" else f"cd {args.scale} && "
-    raise Fault(f"{start}nor shared ones; once recipe_names has its name, this trains it: {where}dvc repro train@{args.recipe}")
+    trains = dvc("repro", args.scale, f"train@{args.recipe}")
+    raise Fault(f"{start}nor shared ones; once recipe_names has its name, this trains it: {trains}")
 
 
 def guide_of(args: argparse.Namespace) -> Path | None:
@@ -395,23 +399,20 @@ def listed() -> list[str]:
         here = [path.parent.name for path in sorted((ROOT / "models" / scale).glob("*/ema.safetensors"))]
         for recipe in sorted({*here, *trained(scale)}):
             words = f"{recipe} --scale {scale}"
-            if recipe in here:
-                network, _, header = load_network(Paths(scale, recipe).ema)
-                millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-                data, classes = header["data"], f"; {', '.join(header['classes'])}" if header["classes"] else ""
-                what = f"{data['size']} px, {millions:.1f} M parameters, step {header['step']}: {data['origin']}{classes}"
-            else:
-                what = f"not here; {fetching(scale, recipe)}"
+            try:
+                what = described(Paths(scale, recipe).ema) if recipe in here else f"not here; {fetching(scale, recipe)}"
+            except Fault as fault:  # one bad file hides no other
+                what = f"cannot be drawn from: {fault}"
             lines.append(f"{words:32} {what}")
     return lines
 
 
-def check_out(out: Path) -> None:
-    """Make the folder of `out`. Raises Fault if it cannot be written, which is better known before an hour of sampling."""
-    with contextlib.suppress(OSError):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    if (os.path.lexists(out) and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise Fault(f"--out {out}: cannot be written there; accepted: a file in a folder that you may write to")
+def described(path: Path) -> str:
+    """What the checkpoint `path` is. Raises Fault."""
+    network, _, header = load_network(path)
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    data, classes = header["data"], f"; {', '.join(header['classes'])}" if header["classes"] else ""
+    return f"{data['size']} px, {millions:.1f} M parameters, step {header['step']}: {data['origin']}{classes}"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -419,13 +420,17 @@ def main(args: argparse.Namespace) -> None:
         print("\n".join(listed()))
         return
     path = checkpoint_of(args)
-    name = args.recipe or path.stem
-    out = args.out or ROOT / "samples" / f"{args.scale}-{name}-{args.method if args.mode == 'generate' else args.mode}.png"
-    check_out(out)
+    if args.out:
+        check_out(args.out)
     model = load(path, args.device, args.precision, guide_of(args))
+    name = name_of(model.metadata, path) if args.checkpoint else f"{args.scale}-{args.recipe}"
+    out = args.out or ROOT / "samples" / f"{name}-{args.method if args.mode == 'generate' else args.mode}.png"
+    check_out(out)
     sampler = sampler_asked(args, model.config.num_timesteps)
     per_row = args.per_row or (8 if model.shape[-1] <= 32 else 4)
     count = args.images or (per_row**2 if args.mode == "generate" else 1 if args.mode == "reconstruct" else per_row)
+    if out.suffix == ".npy" and (need := count * math.prod(model.shape)) > (free := free_bytes(out)):
+        raise Fault(f"--out {out}: {count} images take {amount(need)}, and {amount(free)} are free there")
     with distributed.process_group(model.device):
         images, made = drawn(args, model, sampler, count)
         if distributed.rank() > 0:

@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 def state(store: Any, name: str) -> str:
     """Whether the bytes that DVC's object database `store` has under `name` are those that belong there."""
-    digest = hashlib.md5()
+    digest = hashlib.md5(usedforsecurity=False)
     try:
         with store.fs.open(store.oid_to_path(name), "rb") as file:
             while chunk := file.read(CHUNK):

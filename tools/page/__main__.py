@@ -85,7 +85,7 @@ def texts(model: Model, name: str) -> dict[str, str]:
     return {key: html.escape(text) for key, text in spoken.items()}
 
 
-def page(model: Model, name: str, folder: Path, runtime: Path, measures: Path | None = None) -> None:
+def page(model: Model, name: str, folder: Path, runtime: Path, measures: dict[str, Any] | None = None) -> None:
     """Write all that the page needs to `folder`; `runtime` is the archive of onnxruntime-web. Raises Fault."""
     unpack(runtime, folder)
     export.export(model, folder, "onnx", "fp16", model.sampler(SAMPLER), measures)
@@ -103,7 +103,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    model, name, folder, measures = export.asked(args, "page-")
+    model, name, folder, measures = export.asked(args, "onnx", "page-")
     title = f"{args.recipe} ({args.scale})" if args.recipe else name
     page(model, title, folder, args.runtime or archive(WORK / "npm"), measures)
     size = sum(file.stat().st_size for file in folder.iterdir())

@@ -18,6 +18,7 @@ from pathlib import Path
 from ddpm.base.faults import Fault, faults_reported
 from ddpm.base.files import amount, write_text
 from stages import ROOT, SCALES
+from tools import check_out
 from tools.compare import WORKSPACE, side_of
 from tools.report.page import page
 from tools.report.results import Results, params_of
@@ -56,6 +57,7 @@ def chosen(scale: str, revisions: list[str], asked: list[str] | None) -> list[li
 
 
 def main(args: argparse.Namespace) -> None:
+    check_out(args.out)
     text = page(args.scale, chosen(args.scale, args.rev or [WORKSPACE], args.recipes))
     write_text(args.out, text)
     size = len(text.encode())

@@ -21,6 +21,7 @@ from stages import params_file, shown
 from stages.card import sampling_options
 from stages.editing import PAIRS
 from stages.overview import COLUMNS, STRIPS
+from tools import dvc
 from tools.compare import BETTER, MEANING, Facts, Side, differing, facts_of, measures, readable, row
 from tools.report.charts import Curve, chart
 from tools.report.markup import Html, join, picture, sheet, table, tag
@@ -138,8 +139,7 @@ def unmade(results: Results, stage: str, *names: str) -> Html:
 def repro(results: Results, *stages: str) -> str:
     """The command that runs `stages` of the recipe."""
     scale, recipe = results.paths.scale, results.paths.recipe
-    command = "dvc repro " + " ".join(f"{stage}@{recipe}" for stage in stages)
-    return command if scale == "demo" else f"(cd {scale} && {command})"
+    return dvc("repro", scale, *(f"{stage}@{recipe}" for stage in stages))
 
 
 # --- Numbers -------------------------------------------------------------------------------------------------------
@@ -487,7 +487,7 @@ def commands(results: Results) -> Html:
         stages.append("classes")
     if recipe in (results.params.get("editing") or []):
         stages.append("editing")
-    lines += [f"dvc pull train@{recipe}" if scale == "demo" else f"(cd {scale} && dvc pull train@{recipe})"]
+    lines += [dvc("pull", scale, f"train@{recipe}")]
     lines += [repro(results, *stages), sample_command(results), f"python -m tools.report --scale {scale}"]
     explained = "The shared checkpoint, or else a training; the numbers and pictures; more samples; this page."
     return join(tag("p", explained), tag("pre", tag("code", "\n".join(filter(None, lines))), tabindex=0))

@@ -17,9 +17,10 @@ from ddpm.evaluation.settings import EvaluationConfig
 from ddpm.figures.pictures import images_in
 from ddpm.model.pixels import to_uint8
 from ddpm.sampling.noise import NoiseStreams
-from stages import Paths, load_yaml, params_file, shown
+from stages import Paths, params_file, shown
 from stages.packed import array_path
 from stages.path import ROWS
+from tools import dvc
 from tools.compare import Side, measured_model
 from tools.outdated import outdated
 from tools.revisions import read_file
@@ -125,7 +126,7 @@ class Results:
             return f"Numbers only: {fault}"
         distances = np.sqrt(np.square(drawn.astype(float) - training).sum((1, 2, 3)))
         if not np.allclose(distances, [float(row["distance"]) for row in rows], rtol=0.02, atol=1):  # rounded otherwise
-            made = f"dvc repro evaluate@{paths.recipe}"
+            made = dvc("repro", paths.scale, f"evaluate@{paths.recipe}")
             return f"Numbers only: the checkpoint that is here draws other images than were measured; {made} measures them."
         return drawn, training
 
@@ -145,8 +146,7 @@ class Results:
 def params_of(side: Side, scale: str) -> dict[str, Any]:
     """The params.yaml of `scale` on `side`. Raises Fault if it has none."""
     path = str(shown(params_file(scale)))
-    content = read_file(side.revision, path)
-    if content is None:
-        raise Fault(f"{path} is missing at {side.name}; accepted: a revision that has the scale {scale}")
-    params: dict[str, Any] = load_yaml(content.decode())
+    params = side.read(path)
+    if not isinstance(params.get("recipe_names"), list):
+        raise Fault(f"{path} at {side.name} has no list recipe_names; accepted: a revision that has the scale {scale}")
     return params
