@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from ddpm.base.files import write_text
+from ddpm.base.files import read_json, write_text
 from ddpm.base.hashes import sha256_of
 from ddpm.data.sets import DATA_SETS, DataSet
 from ddpm.evaluation.inception import comparison
@@ -117,7 +117,7 @@ class Facts:
         params, header, measured = load_params(paths.scale), load_network(paths.ema)[2], result(paths, "evaluate")
         # No dependency: a measured time never repeats. Nor is it restored with the weights of another experiment.
         timed = paths.metrics / "speed.json"
-        speed = json.loads(timed.read_text()) if timed.exists() else {}
+        speed = read_json(timed, "git has the last one", shown(timed)) if timed.exists() else {}
         return cls(
             scale=paths.scale,
             recipe=paths.recipe,
@@ -213,7 +213,7 @@ def overview(facts: Facts) -> Iterator[str]:
     if facts.synthetic:
         like = f"like those that this project's code draws{f' in place of {facts.name}' if facts.table.files else ''}"
     else:
-        like = f"like those of {facts.name}"
+        like = f"like those {f'of {facts.name}' if facts.table.files else 'that it was trained on'}"
     asked = f"each of one of {len(facts.classes)} classes" if facts.classes else "unconditional"
     yield wrapped(
         f"A diffusion model that draws {size} x {size} {'gray ' if facts.stats['channels'] == 1 else ''}pictures {like}, "
@@ -303,7 +303,7 @@ def limits_of_data(facts: Facts) -> Iterator[str]:
     manifest, count, official = facts.manifest, facts.stats["count"], facts.table.count
     if facts.synthetic:
         yield "**It draws no photographs**: the training images are drawn by code, and so its samples look."
-    elif not manifest["matches_official"]:
+    elif facts.table.files and not manifest["matches_official"]:
         yield "**Not the official files**: its numbers compare with no published ones."
     if not facts.synthetic and official and count < official:
         yield f"**A part of the data set**: {count:,} of {official:,} images; what is rare among those is missing here."

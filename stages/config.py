@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,10 +46,14 @@ def main(paths: Paths) -> None:
             schedule_of(recipe.train)
         except Fault as fault:
             raise Fault(f"recipes.{name}: {fault}") from None
+    check_data_home()
     device = check_machine(paths.runtime())
     for name, recipe in recipes.items():
         check_network(name, recipe, device)
-        if recipe.evaluation.inception not in ("", "official") and not expanded(recipe.evaluation.inception).is_file():
+        for key, written in (("source", recipe.data.source), ("heldout", recipe.data.heldout)):
+            place(f"recipes.{name}.data.{key}", written)
+        inception = place(f"recipes.{name}.evaluation.inception", recipe.evaluation.inception)
+        if recipe.evaluation.inception not in ("", "official") and not inception.is_file():
             asked = f"recipes.{name}: evaluation.inception = {recipe.evaluation.inception!r}"
             print(f"warning: {asked}: no such file here, and the stage evaluate will ask for it", file=sys.stderr)
     checked, settings = resolve(params, paths.recipe, look)
@@ -72,6 +77,20 @@ def committed(scale: str) -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError, ValueError, yaml.YAMLError):
         return {}
     return params if isinstance(params, dict) else {}
+
+
+def check_data_home() -> None:
+    """Raise Fault for a DATA_HOME that would be one folder here and another in a copy of the checkout."""
+    if (written := os.environ.get("DATA_HOME")) and not os.path.isabs(written):
+        raise Fault(f"DATA_HOME = {written!r} in the environment; accepted: an absolute path (a shell expands ~ in no quotes)")
+
+
+def place(key: str, written: str) -> Path:
+    """The path that the setting `key` names. Raises Fault for the home of nobody."""
+    try:
+        return expanded(written)
+    except RuntimeError as error:
+        raise Fault(f"{key} = {written!r}: {error} accepted: ~, or ~ and the name of a user of this machine") from None
 
 
 def check_machine(runtime: RuntimeConfig) -> torch.device:
@@ -109,17 +128,17 @@ def memory_of(device: torch.device) -> int:
 
 def contents(paths: Paths, data: DataConfig) -> Contents:
     """What the recipe's folder of pictures holds or, where it is away, what manifest.json says of it. Raises Fault."""
-    folder, manifest = expanded(data.source), paths.data / "manifest.json"
+    folder, manifest = place(f"recipes.{paths.recipe}.data.source", data.source), paths.data / "manifest.json"
     if not folder.exists() and manifest.exists():
         facts = paths.facts("manifest.json", "download")
         if facts["dataset"] == data.dataset and "classes" in facts:
             return Contents(tuple(facts["classes"]), facts["count"])
-    key = "source"
+    key, beside = "source", place(f"recipes.{paths.recipe}.data.heldout", data.heldout)
     try:
         pictures = FolderImages(folder)
         if data.heldout:
             key = "heldout"
-        heldout = len(FolderImages(expanded(data.heldout)) if data.heldout else FolderImages(folder, "heldout"))
+        heldout = len(FolderImages(beside) if data.heldout else FolderImages(folder, "heldout"))
     except Fault as fault:
         raise Fault(f"recipes.{paths.recipe}.data.{key} = {getattr(data, key)!r}: {fault}") from None
     if heldout < FEWEST_HELDOUT:

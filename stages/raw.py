@@ -111,6 +111,8 @@ def _fetched(config: DataConfig) -> Path:
 
 def _drawn(paths: Paths, config: DataConfig, images: int, seed: int, redraw: bool) -> Path:
     path = DATA_HOME / "synthetic" / f"{config.dataset}-{images}-seed{seed}{config.table.ending}"
+    if path.exists() and not redraw:
+        return path  # so that a folder that is only read will do
     with locked(path.with_name(path.name + ".lock")):
         if redraw or not path.exists():
             config.table.write(path, images, seed, paths.runtime().workers)

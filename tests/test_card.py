@@ -223,6 +223,8 @@ def test_the_overview_and_data_come_from_the_files(project) -> None:
     assert table["training"][:2] == ["6,000", "`22bb22bb22bb`"]
     assert "[25, 57, 128, 128]" in table["training"][2]
     assert table["held out"] == ["600", "`33cc33cc33cc`", "no training sees them: every tenth"]
+    own = text_of(project("small", "cifar10", {"data": {"dataset": "folder"}}))
+    assert "draws 32 x 32 pictures like those that it was trained on, unconditional" in flat(own)
 
 
 def test_a_conditional_gray_or_drawn_model_is_called_so(project) -> None:
@@ -338,6 +340,7 @@ RULES: list[tuple[str, tuple[str, Changes], tuple[str, Changes]]] = [
     ("It draws no photographs", ("sprites", {}), ("cifar10", {})),
     ("Not the official files", ("cifar10", {}), ("cifar10", OFFICIAL)),
     ("Not the official files", ("cifar10", {}), ("sprites", {})),
+    ("Not the official files", ("cifar10", {}), ("cifar10", {"data": {"dataset": "folder"}})),  # there are none
     ("6,000 of 50,000 images", ("cifar10", {}), ("cifar10", OFFICIAL)),
     ("the images are for research that is not commercial", ("celeba", {}), ("cifar10", {})),
     ("**Faces**", ("celeba", {}), ("celeba", {"manifest": {"source": "synthetic", "shareable": True}})),

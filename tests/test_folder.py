@@ -206,7 +206,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str, ending: str) -> No
     assert not (tmp_path / "out.npy").exists()
 
 
-def test_folders_that_are_none(tmp_path: Path) -> None:
+def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Fault, match="nowhere: is no folder; accepted: a folder of pictures"):
         FolderImages(tmp_path / "nowhere")
     (tmp_path / "note.txt").touch()
@@ -223,6 +223,18 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         (tmp_path / f"many/{number}").mkdir(parents=True)
     with pytest.raises(Fault, match="has 257 subfolders; accepted: at most 256"):
         FolderImages(tmp_path / "many")
+    listed = os.scandir
+
+    def refused(place: Any) -> Any:
+        if Path(place).name == "deep":
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    (tmp_path / "two/cats/deep").mkdir(parents=True)
+    save(tmp_path / "two/cats/1.png", picture(8, 8))
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="two/cats/deep"):  # not fewer pictures than there are
+        FolderImages(tmp_path / "two")
     with pytest.raises(Fault, match="none of 1 images would be"):
         FolderImages(tmp_path / "cats", "heldout" if not in_tenth("1.png") else "training")
 

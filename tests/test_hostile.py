@@ -296,6 +296,12 @@ BAD_PARAMS: list[tuple[str, Any, str]] = [
     ("runtime.launcher", "torchrun \0", 'no such command; accepted: "", or the start of a command such as torchrun'),
     ("runtime.launcher", "torchrun 'a", 'runtime.launcher = "torchrun \'a"'),
     ("recipe_names", [], "recipe_names = []"),
+    ("evaluation.inception", "~nobodyhere/w.pt", "evaluation.inception = '~nobodyhere/w.pt': Could not determine home"),
+    (
+        "recipes.cifar10.data",
+        {"dataset": "folder", "source": "~nobodyhere/x", "size": 32},
+        "recipes.cifar10.data.source = '~nobodyhere/x': Could not determine home directory. accepted: ~, or ~ and the name",
+    ),
     (
         "recipes.cifar10.train",
         {"channels": [8192, 8192], "attention": [], "num_res": 10},
@@ -337,6 +343,12 @@ def test_config_finds_what_training_would(runner: Runner, key: str, value: Any, 
         assert contents(runner.path) == before
     finally:
         path.write_text(good)
+
+
+@pytest.mark.parametrize("home", ["data", "~/data"])
+def test_config_refuses_a_data_home_that_is_not_the_same_everywhere(runner: Runner, home: str) -> None:
+    message = runner.refused("stages.config", "cifar10", DATA_HOME=home)
+    assert f"DATA_HOME = '{home}' in the environment; accepted: an absolute path" in message
 
 
 def test_config_warns_of_what_this_machine_cannot_train(runner: Runner) -> None:

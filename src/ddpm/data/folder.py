@@ -112,8 +112,11 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def _pictures_below(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:  # else os.walk leaves out what it may not read
+        raise error
+
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [file for name in files if _is_picture(file := Path(place, name))]
     return sorted(found)
