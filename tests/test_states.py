@@ -77,7 +77,10 @@ def assert_same(a: TrainState, b: TrainState) -> None:
         assert torch.equal(value, right[path]) if isinstance(value, torch.Tensor) else value == right[path], path
 
 
-@pytest.mark.parametrize("changes", [{}, {"lr_decay": "linear", "dropout": 0.2, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lr_decay": "linear", "dropout": 0.2, "accumulate": 2}, {"norm": "batch", "activation": "relu", "compile": "auto"}],
+)
 @pytest.mark.parametrize("stop", [5, 9])
 def test_a_resumed_training_is_bit_equal(tmp_path: Path, changes: dict[str, Any], stop: int) -> None:
     config = train_config(**changes)
@@ -898,6 +901,31 @@ def run_session(folder: StateFolder, config: TrainConfig, state: TrainState, aft
     """Train to the end, saving after every step; `after(step)` is called after each and may name a reason to end."""
     stop: Any = Stop(state, after)
     session.run(state, config, folder, stop, IMAGES, None, 0.0, {"config": config.model_dump()})
+
+
+@pytest.mark.parametrize(("breaks", "left"), [("training_loss", [3]), ("update", [])])
+def test_half_a_step_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str, left: list[int]) -> None:
+    """Where one of two processes fails in its fourth step, three are saved, but not once the fourth has changed weights."""
+    config = train_config()
+    folder, state = folder_of(config, tmp_path), new_state(config, CPU)
+    place, name = (state.ema, "update") if breaks == "update" else (loop, breaks)
+    right = getattr(place, name)
+
+    def fail(*given: Any) -> Any:
+        if state.step < 3:
+            return right(*given)
+        monkeypatch.setattr(session.distributed, "world_size", lambda: 2)  # only now: this is one process
+        raise torch.OutOfMemoryError("device")
+
+    monkeypatch.setattr(place, name, fail)
+    stop: Any = Stop(state, lambda step: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        session.run(state, config, folder, stop, IMAGES, None, 1e9, {})
+    monkeypatch.undo()
+    assert [path.name for path in folder.path.glob("state-*")] == [f"state-{step:06d}.pt" for step in left]
+    again = restored(folder, config)
+    assert again.step == sum(left)
+    assert_same(advance(again, config), advance(new_state(config, CPU), config))
 
 
 def test_a_nan_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,14 @@ def test_batch_norm_statistics_reach_the_average() -> None:
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_to_count_operations_changes_nothing() -> None:
+    """`auto` calls the network once to decide whether compiling it repays; one position is no batch to take statistics of."""
+    changes = {"norm": "batch", "activation": "relu", "channels": [4, 4, 4, 4], "attention": [], "steps": 3}
+    auto, never = (run(random_images(), compile=compiled, **changes).network.state_dict() for compiled in ("auto", False))
+    assert sum(name.endswith("running_var") for name in auto) > 10
+    assert all(torch.equal(auto[name], never[name]) for name in auto)
+
+
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_a_tiny_set_is_learnt(prediction: str) -> None:
     state = run(

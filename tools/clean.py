@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from ddpm.base.locks import claim
 from ddpm.base.settings import validate
 from ddpm.recipe import resolve
 from ddpm.training.settings import TrainConfig, in_steps
-from ddpm.training.states import state_key
+from ddpm.training.states import OURS, state_key
 from stages import SCALES, WORK, Paths, load_params, params_file, shown
 from stages.config import contents
 
 MARKS = ("key.json", "lock")  # whose states a folder holds, and who writes them
-OURS = re.compile(r"state-\d+\.pt|(raw|ema)-\d+\.(safetensors|sha256)|key\.json|lock")  # what a training writes there
 
 
 def present(paths: Paths) -> list[dict[str, Any]]:

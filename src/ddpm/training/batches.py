@@ -14,7 +14,7 @@ from ddpm.machine.precision import memory_format
 from ddpm.model.pixels import to_float
 from ddpm.training.settings import TrainConfig
 
-_ORDER, _DRAWS = 1, 2  # names of the two random streams of a training
+_ORDER, _DRAWS, _DROPOUT = 1, 2, 3  # names of the random streams of a training
 
 
 @lru_cache(maxsize=2)
@@ -38,6 +38,11 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int, device: tor
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """The generator of all that step 0, 1, ... draws (timesteps, noise, flips), on `device`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, _DRAWS, step) & (2**63 - 1))
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """What torch's own generator starts from in step 0, 1, ... of this process: dropout takes no other."""
+    return derive_seed(seed, _DROPOUT, step, distributed.rank())
 
 
 def draw_batch(

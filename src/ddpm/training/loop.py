@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ddpm.base.seeds import derive_seed
 from ddpm.machine import distributed
 from ddpm.machine.compilation import forward_flops, training_repays
 from ddpm.machine.precision import autocast, configure, memory_format
 from ddpm.model.schedule import schedule_of
 from ddpm.model.unet import UNet, build_network
-from ddpm.training.batches import draw_batch
+from ddpm.training.batches import draw_batch, dropout_seed
 from ddpm.training.ema import EMA
 from ddpm.training.history import History, loss_sums
 from ddpm.training.loss import training_loss
@@ -38,6 +37,7 @@ class TrainState:
     ema: EMA
     optimizer: torch.optim.Optimizer
     history: History
+    whole: bool = True  # False inside a step, when weights and moments are ahead of the rest: not to be saved
     seconds: float = 0.0  # wall-clock time spent so far
     speed: list[list[float]] = field(default_factory=list)  # [step, seconds so far, peak memory in bytes] every log_every steps
 
@@ -85,15 +85,16 @@ def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor
 
     `images`: uint8 (N, H, W, C) on any device, all of them in every process; the processes of ddpm.machine.distributed
     share each batch. `labels`: their classes, int64 (N,) below config.context_dim on the same device, where that is not 0.
-    A step whose loss or gradient is not finite changes nothing and is counted. Raises Fault when more than
-    history.MAX_SKIPPED steps in a row were such, at the latest after config.log_every steps.
+    A step whose loss or gradient is not finite changes nothing and is counted. Raises Fault where, after a multiple of
+    config.log_every steps, the last ones were such, more than history.MAX_SKIPPED.
     """
     device = next(state.network.parameters()).device
     configure(config.precision, device)
     if config.threads:
         torch.set_num_threads(config.threads)  # another number adds up the gradients of weights in another order
-    state.network.train()
+    state.network.eval()  # to count operations it is called once, of which batch norm's statistics must not learn
     loss_of, unsummed = _loss_function(state, images, config, device)
+    state.network.train()
     # Listed once: walking the modules takes as long as a small step on a GPU.
     parameters, buffers = list(state.network.parameters()), list(state.network.buffers())
     while state.step < config.steps:
@@ -101,16 +102,18 @@ def train(state: TrainState, images: Tensor, config: TrainConfig, labels: Tensor
             group["lr"] = config.lr_at(state.step)
         x0, t, eps, context = draw_batch(images, labels, config, state.step, device)
         if config.dropout > 0:  # dropout has no generator argument
-            torch.manual_seed(derive_seed(config.seed, state.step, distributed.rank()))
+            torch.manual_seed(dropout_seed(config.seed, state.step))
         statistics = [buffer.clone() for buffer in buffers]  # batch norm's
         losses = backward(loss_of, unsummed, config, x0, t, eps, context)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
         sums = distributed.sum_(loss_sums(losses, t, config.num_timesteps))
         usable = (sums[0] + grad_norm).isfinite()
+        state.whole = False
         guarded_step(state.optimizer, buffers, statistics, usable)
         state.ema.update(state.step + 1, usable.float())
         state.history.add(state.step, sums, grad_norm, usable)
         state.step += 1
+        state.whole = True
         if state.step % config.log_every == 0:
             state.history.check(state.step)
         yield state.step

@@ -151,7 +151,8 @@ def run(
                     reason = interrupts.reason or "another process"
                     sys.exit(f"stopped by {reason} at step {step}: the state is saved, the same command continues")
         except RuntimeError:
-            if distributed.world_size() > 1:  # another process is gone, and this one's last whole step is not lost
+            # Where another process is gone, the last step is not lost; one that broke off half-way must not be saved.
+            if distributed.world_size() > 1 and state.whole:
                 save()
             raise
 

@@ -49,7 +49,9 @@ _DAMAGE = (
     "invalid magic",
     "Invalid magic",
 )
-_WEIGHTS = re.compile(r"(raw|ema)-\d{6,}\.(safetensors|sha256)")  # what `keep` writes
+_STATE = r"state-\d{6,}\.pt"
+_WEIGHTS = r"(raw|ema)-\d{6,}\.(safetensors|sha256)"  # what `keep` writes
+OURS = re.compile(rf"{_STATE}|{_WEIGHTS}|key\.json|lock")  # all that a training writes into its folder
 _AWAY = "move it away, and the same command continues"
 FORMAT = 2  # of the state files; count it up when their layout changes, and keep the entry "format"
 
@@ -58,7 +60,8 @@ def state_key(config: TrainConfig, data_sha256: str, code: str) -> dict[str, Any
     """All that a training state depends on. States whose keys are equal continue each other; no others do.
 
     The number of steps is left out where the learning rate does not depend on it: a longer run continues a shorter
-    one. `checkpoints` only choose which weights are kept.
+    one: with the same bits on a CPU, and closely on a GPU, where `compile: auto` compiles the longer one alone. `checkpoints`
+    only choose which weights are kept.
     """
     settings = config.model_dump(exclude={"checkpoints"} | ({"steps"} if config.lr_decay == "constant" else set()))
     return {"train": settings, "data": data_sha256, "code": code}
@@ -231,7 +234,7 @@ class StateFolder:
         What was left out and renamed stays too. Weights of others are not looked for: that is `check_kept`, before.
         """
         lines = self._sort_out()
-        weights = [path for path in self.path.iterdir() if _WEIGHTS.fullmatch(path.name)]
+        weights = [path for path in self.path.iterdir() if re.fullmatch(_WEIGHTS, path.name)]
         for path in [*self._states(), *weights]:
             path.unlink()
         return lines
@@ -265,7 +268,7 @@ class StateFolder:
 
     def _states(self, last_step: int | None = None) -> list[Path]:
         """The states at or before `last_step`, in order of steps."""
-        found = [path for path in self.path.glob("state-*.pt") if re.fullmatch(r"state-\d{6,}\.pt", path.name)]
+        found = [path for path in self.path.glob("state-*.pt") if re.fullmatch(_STATE, path.name)]
         return sorted((path for path in found if last_step is None or _step_of(path) <= last_step), key=_step_of)
 
     def _sort_out(self) -> list[str]:
